@@ -1,0 +1,52 @@
+# Every target makes .venv when it is missing or its lists have changed. All tool settings are in pyproject.toml.
+#   make demo test check servers soak bench bench-quick clean
+#   make test SLOW_SHARE=10 PYTEST_ARGS="-k names"      make check PYTHON=python3.13
+
+PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+# Percent of the tests marked slow that `test` and `check` run; `soak` runs all.
+SLOW_SHARE ?= 0
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+TYPED := aimport tests $(wildcard bench)
+COVERED_TESTS = $(BIN)/coverage erase && \
+	{ $(BIN)/coverage run -m pytest -q --slow-share=$(1) $(PYTEST_ARGS); status=$$?; \
+	$(BIN)/coverage combine -q && $(BIN)/coverage report; exit $$status; }
+
+.PHONY: help demo test check servers soak bench bench-quick clean
+help:
+	@sed -n 's/^# \{0,1\}//; 1,3p' Makefile
+
+.venv/.complete: tests/requirements.txt tests/bootstrap-requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) tests/bootstrap.py
+	@touch $@
+
+demo: .venv/.complete
+	@$(BIN)/aimport demo
+
+servers: .venv/.complete
+	@$(BIN)/python -m tests.servers
+
+test: servers
+	@$(call COVERED_TESTS,$(SLOW_SHARE))
+
+check: servers
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/mypy --strict --no-error-summary $(TYPED)
+	@$(call COVERED_TESTS,$(SLOW_SHARE))
+
+soak: servers
+	@$(call COVERED_TESTS,all)
+
+bench: servers
+	@$(BIN)/python -m bench
+
+bench-quick: servers
+	@$(BIN)/python -m bench --quick
+
+clean:
+	@rm -rf .venv .venv-bootstrap .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
