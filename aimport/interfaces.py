@@ -1,0 +1,115 @@
+"""What the pipeline asks of a store. Few verbs; optional abilities are data.
+
+A source session lists, selects and reads; a destination session creates and appends, and
+after a crash says where it stands and what it holds (`position`, `find`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Container, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from aimport.model import Appended, Batch, Mailbox, Message, Position, Rejected, Selection, Stored, Unreadable, Wanted
+
+
+class SourceSession(Protocol):
+    """Reads one account. One task uses a session at a time; more speed is more sessions.
+
+    Nothing is ever created, renamed, locked or written at the source.
+    """
+
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        """Every mailbox that can hold messages.
+
+        Raises:
+            SourceMissing: there is no such account, directory or file.
+            AccessRefused, ConnectionLost
+        """
+        ...
+
+    async def select(self, mailbox: Mailbox) -> Selection:
+        """Keys and sizes of all messages in stored order (ascending UID for IMAP). Reads no bodies.
+
+        Raises:
+            MailboxError: the mailbox cannot be read; others may still be.
+            ConnectionLost: the session is over; a new one may continue.
+        """
+        ...
+
+    def messages(
+        self, selection: Selection, *, skip: Container[str]
+    ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
+        """The selected messages in order, in lists of 1 to 64 and about 1 MiB.
+
+        Keys in `skip` are passed over without reading bodies; every other key of the selection
+        comes exactly once, as `Message` or as `Unreadable`. Leave early with `aclosing`.
+
+        Raises:
+            MailboxError: the mailbox cannot be read further.
+            ConnectionLost: the session is over; a new one may continue.
+        """
+        ...
+
+
+class DestinationSession(Protocol):
+    """Writes one account. `separator` is the one names of this destination are shown with."""
+
+    @property
+    def separator(self) -> str: ...
+
+    async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
+        """Make `mailbox` exist. Already existing is success (ALREADYEXISTS, RFC 9051 §7.1).
+
+        A failed subscribe is logged, not raised (doveadm does the same).
+
+        Raises:
+            MailboxNameInvalid: this store cannot hold the name.
+            MailboxError, ConnectionLost
+        """
+        ...
+
+    async def append(self, mailbox: Mailbox, batch: Batch) -> Sequence[Appended | Rejected]:
+        """Store `batch` in order; one outcome per message, in the same order.
+
+        When it returns, every `Appended` message is acknowledged (IMAP) or durable as far as
+        `--fsync` asks. After ConnectionLost or cancellation the outcome is unknown: the journal
+        has an intent without commit, and `find` asks the store.
+
+        Raises:
+            BatchRefused: nothing was stored and the culprit is unknown (MULTIAPPEND is
+                atomic, RFC 3502); the caller splits. Never raised for a batch of one.
+            OverQuota, MailboxError, ConnectionLost, DestinationFull
+        """
+        ...
+
+    async def position(self, mailbox: Mailbox) -> Position | None:
+        """Where the mailbox stands now; None when it does not exist."""
+        ...
+
+    async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
+        """Messages stored at or after `since` that may be one of `wanted` (same size at least).
+
+        The caller matches by digest as a multiset (`reconcile.match`).
+        An unknown mailbox holds nothing. When UIDVALIDITY is not that of `since`, the whole
+        mailbox is looked at.
+        """
+        ...
+
+
+class Source(Protocol):
+    """One account to read. `open` may be called several times: each call is one session."""
+
+    host: str
+    """Key of the connection limit, "" for local stores."""
+
+    def open(self) -> AbstractAsyncContextManager[SourceSession]: ...
+
+
+class Destination(Protocol):
+    """One account to write. `wire`: bodies are handed over in wire form (`octets.wire_form`)."""
+
+    host: str
+    wire: bool
+
+    def open(self) -> AbstractAsyncContextManager[DestinationSession]: ...

@@ -1,0 +1,218 @@
+"""The values that flow through aimport. Frozen, no I/O, no clock.
+
+    UserJob ──▶ Mailbox ──▶ Selection ──▶ Message ──▶ Batch ──▶ Appended | Rejected ──▶ UserResult
+
+`Message.body` holds octets as the source has them. Its *wire form* (every line end CRLF) is
+what IMAP carries and what size and digest of a `Fingerprint` are taken from, so that the same
+message has the same fingerprint in every store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NewType
+
+from aimport.errors import Status
+
+MessageKey = NewType("MessageKey", str)
+"""Identity of a message in its source mailbox, stable over runs: `uidvalidity:uid`, Maildir base name."""
+
+Uid = NewType("Uid", int)
+"""A UID at the destination (RFC 9051 §2.3.1.1); not a sequence number."""
+
+Security = Literal["tls", "starttls", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """A password or token: how to get it, never shown. `kind` "literal" holds the secret itself."""
+
+    kind: Literal["literal", "env", "file", "cmd"]
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where one side of one user's import lies: a location with every variable expanded.
+
+    `identity` names the account for locks and people, without secrets:
+    `imap://bob@mail.example.org:993`, `maildir:/srv/mail/bob`.
+    """
+
+    scheme: str
+    path: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    """Location keys as written, in order (`CONTROL`, `INBOX`, ...); a key without a value has ""."""
+    host: str = ""
+    port: int = 0
+    security: Security = "tls"
+    user: str = ""
+    """Whose mail is opened (SASL authorization identity)."""
+    login: str = ""
+    """Who logs in when not `user` itself: the master user (SASL authentication identity)."""
+    secret: Secret | None = None
+    auth: str = ""
+    """SASL mechanism asked for; empty: the best that the server offers."""
+    tls_ca: str = ""
+    """PEM file of trusted roots; empty: the system's."""
+
+    @property
+    def identity(self) -> str:
+        if self.host:
+            return f"{self.scheme}://{self.user}@{self.host}:{self.port}"
+        return f"{self.scheme}:{self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserJob:
+    """All that is needed to import one user, with nothing left to look up but secrets."""
+
+    user: str
+    source: Endpoint
+    destination: Endpoint
+    parent: str = ""
+    """DEST_PARENT as written, variables expanded."""
+    error: str = ""
+    """Why this user cannot even begin (no home, unknown user); empty when it can."""
+    status: Status = "failed"
+    """The status `error` ends in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mailbox:
+    """One named container of messages (RFC 9051 §5.1).
+
+    `path` holds the levels in Unicode; the first is exactly "INBOX" for the INBOX in any case.
+    `native` is the name as its store writes it where `path` alone cannot tell (names that are
+    not valid modified UTF-7); empty: the store derives it from `path`.
+    """
+
+    path: tuple[str, ...]
+    separator: str = "/"
+    native: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name with the store's own separator, for people and queries."""
+        return self.separator.join(self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What an import takes from one source mailbox: keys in stored order, sizes beside them.
+
+    `sizes` are octets as the store counts them, a hint for plans, windows and the byte budget;
+    the octets read decide. Both have the same length.
+    """
+
+    mailbox: Mailbox
+    keys: Sequence[MessageKey]
+    sizes: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message, whole, ready to append.
+
+    `flags` holds system flags with their backslash and keywords without; never `\\Recent`
+    (RFC 9051 §2.3.2). `internal_date` is aware, whole seconds count. `wire` says that `body`
+    already came in wire form, so a local store may turn CRLF to LF without loss.
+    """
+
+    key: MessageKey
+    flags: frozenset[str]
+    internal_date: datetime
+    body: bytes = field(repr=False)
+    wire: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A selected message that could not be read: `code` "unreadable", "vanished", ..."""
+
+    key: MessageKey
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """Content identity: octets and SHA-256 of the wire form."""
+
+    size: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Messages sent as one: one journal row, one MULTIAPPEND, one directory sync.
+
+    `run` and `number` are unique together over the life of a journal; `created_us` is the time
+    of the intent in microseconds since 1970 and ascends within a lane. Local stores derive file
+    names from the three and the index in the batch, so a batch found again is recognised.
+    `fingerprints` stands beside `messages`.
+    """
+
+    run: str
+    number: int
+    created_us: int
+    messages: tuple[Message, ...]
+    fingerprints: tuple[Fingerprint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """The destination acknowledged this message (tagged OK, or synced and named)."""
+
+    key: MessageKey
+    uid: Uid | None = None
+    dropped: tuple[str, ...] = ()
+    """Flags and keywords that the destination cannot hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The destination refused this message alone; `code` is its response code, or ""."""
+
+    key: MessageKey
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """A point in a destination mailbox: everything stored later has `uid >= uidnext`.
+
+    Stores without UIDs use 0 for both.
+    """
+
+    uidvalidity: int = 0
+    uidnext: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A message in doubt: what `find` looks for. `batch`, `index` as in `Batch`."""
+
+    run: str
+    number: int
+    created_us: int
+    index: int
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A message that `find` saw at the destination.
+
+    `wanted` is its place in the list of wanted when the store knows it by name (local stores);
+    None: the caller matches by fingerprint, as a multiset. `internal_date` is seconds since
+    1970, None when the store did not say.
+    """
+
+    fingerprint: Fingerprint
+    uid: Uid | None = None
+    internal_date: int | None = None
+    wanted: int | None = None

@@ -1,0 +1,140 @@
+"""Mailbox names: modified UTF-7, separators, how a source name becomes a destination name. Pure.
+
+The mapping is that of `doveadm import`: levels stay levels, and the destination's separator
+inside a level becomes `_`. Two sources with one image are a `NameClash`, never a merge.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping
+
+from aimport.errors import NameClash, UsageError
+from aimport.model import Mailbox
+
+INBOX = "INBOX"
+
+_SHIFTED = re.compile(r"&([A-Za-z0-9+,]*)-")
+_PRINTABLE = re.compile(r"[\x20-\x25\x27-\x7e]+")
+
+
+def encode_utf7(name: str) -> str:
+    """Modified UTF-7 of a mailbox name (RFC 3501 §5.1.3). A lone surrogate is an error.
+
+    Raises:
+        ValueError: the name holds a lone surrogate.
+    """
+    out = []
+    at = 0
+    while at < len(name):
+        plain = _PRINTABLE.match(name, at)
+        if plain:
+            out.append(plain.group())
+            at = plain.end()
+        elif name[at] == "&":
+            out.append("&-")
+            at += 1
+        else:
+            end = at
+            while end < len(name) and not "\x20" <= name[end] <= "\x7e":
+                end += 1
+            shifted = base64.b64encode(name[at:end].encode("utf-16-be")).rstrip(b"=").replace(b"/", b",")
+            out.append(f"&{shifted.decode('ascii')}-")
+            at = end
+    return "".join(out)
+
+
+def decode_utf7(encoded: str) -> str | None:
+    """The name that `encoded` stands for; None when it is not valid modified UTF-7.
+
+    Valid means: decoding and encoding again gives the same text, as Dovecot demands before it
+    believes a name on disk.
+    """
+
+    def unshift(match: re.Match[str]) -> str:
+        text = match.group(1)
+        if not text:
+            return "&"
+        padded = text.replace(",", "/") + "=" * (-len(text) % 4)
+        return base64.b64decode(padded, validate=True).decode("utf-16-be")
+
+    try:
+        name = _SHIFTED.sub(unshift, encoded)
+        return name if encode_utf7(name) == encoded else None
+    except (binascii.Error, UnicodeError, ValueError):
+        return None
+
+
+def split(name: str, separator: str) -> tuple[str, ...]:
+    """Levels of `name`; the INBOX in any case is `INBOX` (RFC 9051 §5.1)."""
+    levels = name.split(separator) if separator else [name]
+    if levels[0].upper() == INBOX:
+        levels[0] = INBOX
+    return tuple(levels)
+
+
+def parent_path(parent: str, separator: str) -> tuple[str, ...]:
+    """Levels of DEST_PARENT; `/` separates as well as the destination's own separator.
+
+    Raises:
+        UsageError: a level is empty (`a//b`, a separator at either end).
+    """
+    if not parent:
+        return ()
+    levels = split(parent.replace("/", separator) if separator else parent, separator)
+    if not all(levels):
+        raise UsageError(f"DEST_PARENT {parent!r} has an empty level", hint="remove the doubled or final separator")
+    return levels
+
+
+def destination_path(source: Mailbox, parent: tuple[str, ...], separator: str) -> tuple[str, ...]:
+    """Where `source` goes: `parent` before its levels, the destination's separator inside a level as `_`.
+
+    No special case for INBOX: under a parent it is the mailbox PARENT/INBOX (doveadm-import).
+    """
+    levels = source.path
+    if separator and separator != source.separator:
+        levels = tuple(level.replace(separator, "_") for level in levels)
+    return parent + levels
+
+
+def map_names(sources: Iterable[Mailbox], parent: str, separator: str) -> Mapping[Mailbox, Mailbox]:
+    """Destination mailbox of each source mailbox, in the order given.
+
+    Raises:
+        NameClash: two source mailboxes have one destination name.
+        UsageError: the parent has an empty level.
+    """
+    above = parent_path(parent, separator)
+    mapped: dict[Mailbox, Mailbox] = {}
+    taken: dict[tuple[str, ...], Mailbox] = {}
+    for source in sources:
+        path = destination_path(source, above, separator)
+        other = taken.setdefault(path, source)
+        if other is not source:
+            raise NameClash(
+                f"mailboxes {other.name!r} and {source.name!r} would both become {separator.join(path)!r}",
+                hint="rename one of them at the source, or import them separately with MAILBOX",
+            )
+        mapped[source] = Mailbox(path=path, separator=separator)
+    return mapped
+
+
+def matches(name: str, pattern: str, separator: str) -> bool:
+    """LIST-style match (RFC 9051 §6.3.9): `*` any text, `%` any text without the separator.
+
+    Case-sensitive but for a leading INBOX.
+    """
+    parts = []
+    for char in pattern:
+        if char == "*":
+            parts.append(".*")
+        elif char == "%":
+            parts.append(f"[^{re.escape(separator)}]*" if separator else ".*")
+        else:
+            parts.append(re.escape(char))
+    if name[:5].upper() == INBOX and pattern[:5].upper() == INBOX and name[5:6] in ("", separator):
+        return re.fullmatch("".join(parts[5:]), name[5:], re.DOTALL) is not None
+    return re.fullmatch("".join(parts), name, re.DOTALL) is not None
