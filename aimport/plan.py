@@ -1,0 +1,282 @@
+"""From arguments, settings and user list to a stream of `UserJob`.
+
+    Request + Settings ──make_plan──▶ Plan ──jobs──▶ UserJob, UserJob, ...
+
+What is wrong for every user stops here, before anything starts; what is wrong for one user
+becomes the `error` of its job. Jobs are made one at a time, in the order of the list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+import msgspec
+
+from aimport.config import Settings
+from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
+from aimport.location import parse_location, system_home
+from aimport.model import Endpoint, UserJob
+from aimport.query.mailboxes import MailboxQuery, parse_query
+from aimport.users import UserList, UserRow, check_users, iter_users
+from aimport.variables import Variables, expand, wildcard
+
+_SAMPLES: Final = ("sample1@one.example.org", "sample2@two.example.org")
+"""Users that stand for all when templates are tried out."""
+_SAMPLE_CELLS: Final = {
+    "source": "memory:sample",
+    "dest": "memory:sample",
+    "mail_location": "memory:sample",
+    "mail_home": "/nonexistent",
+}
+"""Cells that let every location parse, so that only what the list does not bring is missed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The arguments of import, plan and check, as given."""
+
+    source: str
+    parent: str
+    query: tuple[str, ...]
+    to: str | None = None
+    user: str | None = None
+    all_users: bool = False
+    list_file: str | None = None
+    source_user: str | None = None
+    subscribe: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The users chosen: one row, or those of a list that match `mask` (None: all)."""
+
+    single: UserRow | None = None
+    users: UserList | None = None
+    mask: re.Pattern[str] | None = None
+
+    def rows(self) -> Iterator[UserRow]:
+        """The rows in list order."""
+        if self.single is not None:
+            yield self.single
+        elif self.users is not None:
+            for row in iter_users(self.users):
+                if self.mask is None or self.mask.fullmatch(row.user):
+                    yield row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run is to do. `source_row` is the row of SRCUSER (`-U`); None: every user's own."""
+
+    request: Request
+    settings: Settings
+    query: MailboxQuery
+    selection: Selection
+    source_row: UserRow | None = None
+
+
+def make_plan(
+    request: Request,
+    settings: Settings,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    stdin: BinaryIO | None = None,
+) -> Plan:
+    """Reads and checks all that can be checked without touching mail.
+
+    Raises:
+        UsageError: the query, the user list or a literal password in a location; no user at all.
+        ConfigurationError: no destination, a location that is wrong for every user.
+        NoSuchUser: the single user is not in the list, or has no home.
+        UserError: the single user cannot be imported.
+    """
+    query = parse_query(request.query)
+    selection = choose_users(request, settings, environ, stdin=stdin)
+    source_row = None
+    if request.source_user is not None:
+        if not request.source_user:
+            raise UsageError("-U: the name is empty")
+        row = _find(selection.users, request.source_user) if selection.users else None
+        source_row = row or UserRow(user=request.source_user)
+    plan = Plan(request=request, settings=settings, query=query, selection=selection, source_row=source_row)
+    if selection.single is not None:
+        _make_job(plan, selection.single)
+    else:
+        _try_out(plan)
+    return plan
+
+
+def choose_users(
+    request: Request,
+    settings: Settings,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    stdin: BinaryIO | None = None,
+) -> Selection:
+    """Whom to import: `-A` or `-F` alone, all of the list; `-u MASK`, those that match; `-u USER`; else `$USER`.
+
+    Raises:
+        UsageError: the list is wrong or cannot be read; no user is named and `$USER` is not set.
+        NoSuchUser: there is a list and the user is not in it.
+        ConfigurationError: `-A` or a mask without a list.
+    """
+    source = request.list_file if request.list_file is not None else os.path.expanduser(settings.user_list)
+    users = check_users(source, stdin=stdin) if source or request.list_file is not None else None
+    name = request.user
+    is_mask = name is not None and ("*" in name or "?" in name)
+    if request.all_users or (request.list_file is not None and name is None) or is_mask:
+        if users is None:
+            what = "-A" if request.all_users else f"-u {name}"
+            raise ConfigurationError(f"{what} needs a list of users", hint="give it with -F FILE or set user_list")
+        if request.all_users or name is None:
+            return Selection(users=users)
+        return Selection(users=users, mask=wildcard(name, re.IGNORECASE))
+    if name is None and not (name := environ.get("USER")):
+        raise UsageError("no user is named and $USER is not set", hint="give -u USER, -A or -F FILE")
+    if not name:
+        raise UsageError("-u: the name is empty")
+    if users is None:
+        return Selection(single=UserRow(user=name))
+    row = _find(users, name)
+    if row is None:
+        raise NoSuchUser(f"user {name!r} is not in {users.name}")
+    return Selection(single=row, users=users)
+
+
+def jobs(plan: Plan) -> Iterator[UserJob]:
+    """One job for each user, made when it is asked for. A user who cannot begin has its `error` set.
+
+    Two users with the same destination and parent would be merged silently: the second one has an error.
+
+    Raises:
+        UsageError: the user list was written to since the plan was made.
+    """
+    import hashlib
+
+    taken: set[bytes] = set()
+    for row in plan.selection.rows():
+        try:
+            job = _make_job(plan, row)
+            place = f"{job.destination.identity}\0{job.parent}".encode("utf-8", "surrogateescape")
+            digest = hashlib.blake2b(place, digest_size=16).digest()
+            if digest in taken:
+                raise UserError(
+                    f"user {row.user!r}: {job.destination.identity} is also the destination of another user"
+                )
+            taken.add(digest)
+        except AimportError as exc:
+            nowhere = Endpoint(scheme="")
+            job = UserJob(user=row.user, source=nowhere, destination=nowhere, error=str(exc), status=exc.status)
+        yield job
+
+
+def variables_for(user: str, settings: Settings) -> Variables:
+    """Variables of `user`; `settings` are already those of this user."""
+
+    def home() -> str:
+        if not settings.mail_home:
+            found = system_home(user)
+            if found is None:
+                raise NoSuchUser(f"user {user!r} has no home: no system user has this name", hint="set mail_home")
+            return found
+        path = expand(settings.mail_home, Variables(user=user, home=no_home, uid=uid, gid=gid))
+        if not path.startswith("/"):
+            raise ConfigurationError(f"mail_home: {settings.mail_home!r} does not begin with /")
+        return path
+
+    def no_home() -> str:
+        raise ConfigurationError(f"mail_home: {settings.mail_home!r} holds the home itself")
+
+    def uid() -> int:
+        return _id_of("mail_uid", settings.mail_uid, os.geteuid())
+
+    def gid() -> int:
+        return _id_of("mail_gid", settings.mail_gid, os.getegid())
+
+    return Variables(user=user, home=home, uid=uid, gid=gid)
+
+
+def _id_of(setting: str, text: str, default: int) -> int:
+    if not text or text == "owner":
+        return default
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    import grp
+    import pwd
+
+    try:
+        return pwd.getpwnam(text).pw_uid if setting == "mail_uid" else grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise ConfigurationError(f"{setting}: the system does not know {text!r}") from None
+
+
+def _find(users: UserList, name: str) -> UserRow | None:
+    """The row of `name`; reads to the end, so that a list that was changed is noticed."""
+    found = None
+    for row in iter_users(users):
+        if row.user == name:
+            found = row
+    return found
+
+
+def _make_job(plan: Plan, row: UserRow) -> UserJob:
+    """The job of one user.
+
+    Raises:
+        ConfigurationError, UsageError, UserError: it cannot be made.
+    """
+    request = plan.request
+    settings = plan.settings.for_user(row.cells)
+    variables = variables_for(row.user, settings)
+    source_row = plan.source_row or row
+    source_settings, source_variables = settings, variables
+    if plan.source_row is not None:
+        source_settings = plan.settings.for_user(source_row.cells)
+        source_variables = variables_for(source_row.user, source_settings)
+    source = parse_location(
+        source_row.cells.get("source") or request.source,
+        source_variables,
+        side="source",
+        settings=source_settings,
+    )
+    to = row.cells.get("dest") or request.to or settings.mail_location
+    if not to:
+        raise ConfigurationError("no destination", hint="give --to LOCATION or set mail_location")
+    destination = parse_location(to, variables, side="destination", settings=settings)
+    parent = expand(row.cells.get("parent") or request.parent, variables)
+    return UserJob(user=row.user, source=source, destination=destination, parent=parent)
+
+
+def _try_out(plan: Plan) -> None:
+    """Tries the templates that all users share with sample users; cells of the list are only known to exist.
+
+    Raises:
+        ConfigurationError, UsageError: what every user would meet.
+    """
+    users = plan.selection.users
+    columns = frozenset(users.columns) if users else frozenset()
+    cells = {
+        column: _SAMPLE_CELLS.get(column, "sample")
+        for column in columns
+        if column in _SAMPLE_CELLS or column.endswith(("_user", "_password", "_host"))
+    }
+    settings = msgspec.structs.replace(plan.settings, mail_home=plan.settings.mail_home or "/nonexistent")
+    try:
+        first, second = (
+            _make_job(dataclasses.replace(plan, settings=settings), UserRow(user=name, cells=cells))
+            for name in _SAMPLES
+        )
+    except UserError:
+        return  # of sample users alone
+    same = (first.destination.identity, first.parent) == (second.destination.identity, second.parent)
+    own = columns & {"dest", "dest_user", "parent", "mail_location", "mail_home", "imapc_user"}
+    if same and not own and users and users.count > 1 and plan.selection.mask is None:
+        raise ConfigurationError(
+            f"every user would be imported into {first.destination.identity}",
+            hint="put %u, or %d and %n, into the destination or DEST_PARENT",
+        )

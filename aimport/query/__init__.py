@@ -1,0 +1,1 @@
+"""What is selected: words of the query become a predicate on mailboxes."""
