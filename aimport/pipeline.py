@@ -1,0 +1,702 @@
+"""Copy one account: the lanes, their queues, and where each failure stops.
+
+    users ──▶ import_user ──▶ lanes ──▶ (read_mailbox ─▶ queue ─▶ write_mailbox) ──▶ journal
+
+Knows nothing of IMAP or Maildir; sees only `interfaces`. Order inside a mailbox is kept
+because one lane copies one mailbox and one writer appends it. Retry, resume after a crash and
+a resume next week are one code path: `import_user` runs the same user again and the journal
+says what is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import anyio
+import anyio.to_thread
+import stamina
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from aimport import octets, reconcile
+from aimport.errors import (
+    AccessRefused,
+    AimportError,
+    BatchRefused,
+    JournalError,
+    MailboxError,
+    MailboxNotFound,
+    MessageRefused,
+    OverQuota,
+    Retry,
+    Scope,
+    Status,
+    UserError,
+    widest,
+)
+from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
+from aimport.journal import Journal, LaneLog, UserLog
+from aimport.limits import ByteBudget, HostLimits, Lease, Limits
+from aimport.model import (
+    Appended,
+    Endpoint,
+    Fingerprint,
+    Mailbox,
+    Message,
+    MessageKey,
+    Position,
+    Rejected,
+    Selection,
+    Stored,
+    Unreadable,
+    UserJob,
+    Wanted,
+)
+from aimport.names import map_names
+from aimport.query.mailboxes import MailboxQuery
+from aimport.results import UserResult
+from aimport.tally import Counters
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED: Final = "unfinished"
+VANISHED: Final = "vanished"
+HASH_INLINE_OCTETS: Final = 128 * 1024
+"""Up to here hashing a batch costs less than the 60-90 us of a thread hop (measured)."""
+COMMIT_GRACE_S: Final = 5.0
+MAX_RETRY_WAIT_S: Final = 60.0
+
+
+class Stores(Protocol):
+    """Where endpoints become stores (`aimport.stores`, or a test's own)."""
+
+    def source(self, endpoint: Endpoint) -> Source: ...
+
+    def destination(self, endpoint: Endpoint) -> Destination: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """What all users of a run share."""
+
+    stores: Stores
+    journal: Journal
+    query: MailboxQuery
+    limits: Limits = field(default_factory=Limits)
+    subscribe: bool = False
+    counters: Counters = field(default_factory=Counters)
+    stopping: bool = False
+    """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
+    gave_up: bool = False
+    """Set when `--max-errors` was reached: users remain that were not begun."""
+    clock: Callable[[], float] = time.time
+    budget: ByteBudget = field(init=False)
+    hosts: HostLimits = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = ByteBudget(self.limits.max_memory)
+        self.hosts = HostLimits(self.limits.connections_per_host)
+
+
+@dataclass(slots=True)
+class Work:
+    """One source mailbox on its way: what was selected, where it goes, how it ended."""
+
+    selection: Selection
+    target: Mailbox
+    lane: LaneLog | None
+    refused: set[str] = field(default_factory=set)
+    """Keys rejected since the user began: a retry passes them over, a resume tries them again."""
+    complete: bool = False
+
+    @property
+    def source(self) -> Mailbox:
+        return self.selection.mailbox
+
+    def __contains__(self, key: object) -> bool:
+        """Whether `key` has come to its end."""
+        return key in self.refused or (self.lane is not None and key in self.lane.committed)
+
+    def open_keys(self) -> int:
+        """Selected messages that have not come to their end."""
+        return sum(1 for key in self.selection.keys if key not in self)
+
+
+class Account:
+    """One user on its way through its tries: what is known, what failed."""
+
+    def __init__(self, job: UserJob, log: UserLog, run: Run) -> None:
+        self.job = job
+        self.log = log
+        self.run = run
+        self.works: dict[tuple[str, str], Work] = {}
+        self.failures: list[tuple[str, AimportError]] = []
+        """Mailbox failures of the current try, with the mailbox name."""
+        self.announced = False
+
+    def mailbox_failed(self, mailbox: str, error: AimportError) -> None:
+        self.failures.append((mailbox, error))
+        logger.warning("mailbox failed user=%s mailbox=%s error=%s", self.job.user, mailbox, error)
+
+    def committed(self) -> int:
+        return sum(len(lane.committed) for lane in self.log.lanes.values())
+
+
+async def import_user(job: UserJob, run: Run) -> UserResult:
+    """Imports one user to its end and records the result; raises only what ends the run.
+
+    Raises:
+        JournalError, DestinationFull, RunHeld: the run cannot go on.
+    """
+    began = time.monotonic()
+    run.counters.user_began(job.user, _host(job))
+    account: Account | None = None
+    failure: AimportError | None = None
+    bug: Exception | None = None
+    try:
+        if job.error:
+            raise _unready(job)
+        log = await run.journal.begin_user(job.user, job.destination.identity)
+        account = Account(job, log, run)
+        await _try_until_done(account)
+    except AimportError as error:
+        failure = error
+    except anyio.get_cancelled_exc_class():
+        # The second signal, the end of the grace time, or a failure of the whole run.
+        result = _result(job, account, None, None, run, time.monotonic() - began, stopped=True)
+        with anyio.move_on_after(COMMIT_GRACE_S, shield=True), contextlib.suppress(JournalError):
+            await run.journal.finish_user(job.user, result)
+        raise
+    except Exception as error:  # a bug ends its user only (F35); cancellation is no Exception
+        logger.error("user ended by a bug user=%s error=%s", job.user, type(error).__name__)
+        logger.debug("trace user=%s", job.user, exc_info=error)
+        bug = error
+    result = _result(job, account, failure, bug, run, time.monotonic() - began)
+    with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+        await run.journal.finish_user(job.user, result)
+    if failure is not None and failure.scope is Scope.RUN:
+        run.counters.user_ended(job.user, failed=True)
+        raise failure
+    run.counters.user_ended(job.user, failed=result.status not in ("done", "rejects"))
+    if result.error:
+        logger.warning("user %s user=%s error=%s", result.status, job.user, result.error)
+    return result
+
+
+async def _try_until_done(account: Account) -> None:
+    """Runs the user again after failures that pass; a try that got further starts the count anew."""
+    run = account.run
+    limits = run.limits
+    known = account.committed()
+    idle = 0
+
+    def wait_s(error: Exception) -> bool | float:
+        nonlocal known, idle
+        committed = account.committed()
+        idle = 1 if committed > known else idle + 1
+        known = committed
+        if run.stopping or idle >= limits.attempts or not _worth_retrying(error):
+            return False
+        assert isinstance(error, AimportError)
+        doubled = min(limits.retry_wait_s * 2.0 ** (idle - 1), MAX_RETRY_WAIT_S)
+        jitter = random.uniform(0.5, 1.0)  # so that users do not come in step
+        return max(error.wait_s, doubled * jitter)
+
+    async for attempt in stamina.retry_context(on=wait_s, attempts=None, timeout=None):
+        with attempt:
+            if run.stopping:
+                return
+            if attempt.num > 1:
+                logger.warning("user tried again user=%s try=%d", account.job.user, attempt.num)
+            await _copy_account(account)
+
+
+def _worth_retrying(error: Exception) -> bool:
+    return isinstance(error, AimportError) and error.scope is not Scope.RUN and error.retry is Retry.LATER
+
+
+async def _copy_account(account: Account) -> None:
+    """One try: list, select, settle what is in doubt, copy what is not done.
+
+    Raises:
+        MailboxError: the widest failure of a mailbox that a new try may mend.
+    """
+    job, run = account.job, account.run
+    account.failures.clear()
+    source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
+    async with run.hosts.hold((source.host, destination.host)), source.open() as reader, destination.open() as writer:
+        await _select_all(account, reader, writer)
+        works = [work for work in account.works.values() if not work.complete]
+        works.sort(key=lambda work: len(work.selection.keys), reverse=True)
+        await _run_lanes(account, works, source, destination, reader, writer)
+    again = [error for _, error in account.failures if error.retry is Retry.LATER]
+    if again:
+        raise widest(again)
+
+
+async def _select_all(account: Account, reader: SourceSession, writer: DestinationSession) -> None:
+    """Fills `account.works`. Name clashes end the user here, before the first write."""
+    job, run = account.job, account.run
+    listed = await reader.list_mailboxes()
+    mailboxes = [mailbox for mailbox in listed if run.query.selects(mailbox)]
+    for name in run.query.missing(listed):
+        account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
+    targets = map_names(mailboxes, job.parent, writer.separator)
+    for mailbox in mailboxes:
+        target = targets[mailbox]
+        place = (mailbox.name, target.name)
+        known = account.works.get(place)
+        if known is not None and known.complete:
+            continue
+        if run.stopping:
+            return
+        try:
+            selection = await reader.select(mailbox)
+        except MailboxError as error:
+            account.mailbox_failed(mailbox.name, error)
+            continue
+        work = Work(selection, target, account.log.lanes.get(place))
+        if known is not None:
+            work.refused = known.refused
+        account.works[place] = work
+        if known is None:
+            done = len(selection.keys) - work.open_keys()
+            run.counters.user_found(job.user, len(selection.keys), sum(selection.sizes))
+            run.counters.settled(job.user, done, 0)
+
+
+async def _run_lanes(
+    account: Account,
+    works: Sequence[Work],
+    source: Source,
+    destination: Destination,
+    reader: SourceSession,
+    writer: DestinationSession,
+) -> None:
+    """Spreads mailboxes over lanes: one with the sessions at hand, more where the host limits allow."""
+    run = account.run
+    busy = sum(1 for work in works if work.selection.keys)
+    send, receive = anyio.create_memory_object_stream[Work](run.limits.connections_per_user)
+    failure: AimportError | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_feed_mailboxes, works, send)
+            tasks.start_soon(_run_lane, account, receive.clone(), destination.wire, reader, writer)
+            for _ in range(min(run.limits.connections_per_user, busy) - 1):
+                held = run.hosts.try_hold((source.host, destination.host))
+                if held is None:
+                    break
+                tasks.start_soon(_run_extra_lane, account, receive.clone(), source, destination, held)
+            receive.close()
+    except* AimportError as group:
+        failure = widest(group.exceptions)
+    if failure is not None:
+        raise failure
+
+
+async def _feed_mailboxes(works: Sequence[Work], send: MemoryObjectSendStream[Work]) -> None:
+    async with send:
+        for work in works:
+            try:
+                await send.send(work)
+            except anyio.BrokenResourceError:
+                return  # the lanes ended; their own error tells why
+
+
+async def _run_extra_lane(
+    account: Account,
+    receive: MemoryObjectReceiveStream[Work],
+    source: Source,
+    destination: Destination,
+    held: dict[str, int],
+) -> None:
+    """A further lane with sessions of its own."""
+    try:
+        async with receive, source.open() as reader, destination.open() as writer:
+            await _run_lane(account, receive, destination.wire, reader, writer)
+    finally:
+        account.run.hosts.release(held)
+
+
+async def _run_lane(
+    account: Account,
+    receive: MemoryObjectReceiveStream[Work],
+    wire: bool,
+    reader: SourceSession,
+    writer: DestinationSession,
+) -> None:
+    """One source session, one destination session, one mailbox at a time. Mailbox failures end here."""
+    async with receive:
+        async for work in receive:
+            if account.run.stopping:
+                return
+            try:
+                await _copy_mailbox(account, work, wire, reader, writer)
+            except MailboxError as error:
+                account.mailbox_failed(work.source.name, error)
+
+
+async def _copy_mailbox(
+    account: Account, work: Work, wire: bool, reader: SourceSession, writer: DestinationSession
+) -> None:
+    """Copies what the journal does not call done; creates the mailbox when the first message is due."""
+    run = account.run
+    if work.lane is not None and work.lane.open_batches:
+        await _settle(account, work, work.lane, writer)
+    if not work.open_keys():
+        work.complete = True
+        return
+    if work.lane is None:
+        await writer.create_mailbox(work.target, subscribe=run.subscribe)
+        position = await writer.position(work.target)
+        if position is None:
+            raise MailboxNotFound(f"mailbox {work.target.name!r} is missing right after it was created")
+        work.lane = await account.log.lane(work.source.name, work.target.name, position)
+    else:
+        await writer.create_mailbox(work.target, subscribe=run.subscribe)
+    copy = Copy(account=account, work=work, lane=work.lane, wire=wire, lease=run.budget.lease())
+    send, receive = anyio.create_memory_object_stream[list[Message]](run.limits.queue_lists)
+    failure: AimportError | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(copy.read_mailbox, reader, send)
+            tasks.start_soon(copy.write_mailbox, writer, receive)
+    except* AimportError as group:
+        failure = widest(group.exceptions)
+    finally:
+        copy.lease.close()
+    if failure is not None:
+        raise failure
+    work.complete = copy.read_to_end
+
+
+async def _settle(account: Account, work: Work, lane: LaneLog, writer: DestinationSession) -> None:
+    """Finds out what became of batches without an answer; never sends one again blindly (imap.md §3)."""
+    run = account.run
+    newest = max(batch.created_us for batch in lane.open_batches) / 1e6
+    if account.job.destination.host:
+        # The server finishes what it had received before our session died: wait that out first.
+        await anyio.sleep(min(max(0.0, newest + run.limits.fence_s - run.clock()), run.limits.fence_s))
+    position = await writer.position(work.target)
+    if position is not None and position.uidvalidity != lane.position.uidvalidity:
+        # Another mailbox by the same name: all of it may be ours, and the UIDs known so far mean nothing.
+        await lane.move(Position(uidvalidity=position.uidvalidity, uidnext=1))
+    wanted: list[Wanted] = []
+    dates: list[int | None] = []
+    places: list[tuple[int, int]] = []
+    for batch in lane.open_batches:
+        for index, (fingerprint, date) in enumerate(zip(batch.fingerprints, batch.dates, strict=True)):
+            wanted.append(
+                Wanted(
+                    run=run.journal.run,
+                    number=batch.number,
+                    created_us=batch.created_us,
+                    index=index,
+                    fingerprint=fingerprint,
+                )
+            )
+            dates.append(date)
+            places.append((batch.number, index))
+    stored = await writer.find(work.target, wanted, lane.position)
+    matched = reconcile.match(
+        wanted,
+        dates,
+        stored,
+        claimed_uids=lane.committed_uids(),
+        claimed_fingerprints=lane.committed_fingerprints_without_uid(),
+    )
+    found: dict[int, dict[int, Stored]] = {batch.number: {} for batch in lane.open_batches}
+    for (number, index), match in zip(places, matched, strict=True):
+        if match is not None:
+            found[number][index] = match
+    for number, indexes in found.items():
+        await lane.settle(number, {index: match.uid for index, match in indexes.items()})
+    logger.info(
+        "batches settled user=%s mailbox=%s messages=%d found=%d",
+        account.job.user,
+        work.target.name,
+        len(wanted),
+        sum(map(len, found.values())),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Copy:
+    """One mailbox between its reader and its writer."""
+
+    account: Account
+    work: Work
+    lane: LaneLog
+    wire: bool
+    lease: Lease
+    read_to_end: bool = False
+
+    async def read_mailbox(self, reader: SourceSession, send: MemoryObjectSendStream[list[Message]]) -> None:
+        """Reads what is not done and sends it on in lists; message failures of the source end here."""
+        run = self.account.run
+        async with send, aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
+            async for items in lists:
+                messages = [item for item in items if isinstance(item, Message)]
+                if len(messages) < len(items):
+                    await self._unreadable([item for item in items if isinstance(item, Unreadable)])
+                if messages:
+                    await self.lease.take(sum(len(message.body) for message in messages))
+                    try:
+                        await send.send(messages)
+                    except anyio.BrokenResourceError:
+                        return  # the writer ended; its own error tells why
+                if run.stopping:
+                    return
+        self.read_to_end = True
+
+    async def _unreadable(self, items: Sequence[Unreadable]) -> None:
+        self.work.refused.update(item.key for item in items)
+        await self.lane.reject([Rejected(key=item.key, code=item.code, text=item.text) for item in items])
+        self.account.run.counters.settled(self.account.job.user, len(items), 0)
+
+    async def write_mailbox(
+        self, writer: DestinationSession, receive: MemoryObjectReceiveStream[list[Message]]
+    ) -> None:
+        """Takes what the queue holds up to the batch limits, without waiting for more, and appends it."""
+        limits = self.account.run.limits
+        async with receive:
+            async for messages in receive:
+                for batch in cut(_drain(receive, messages, limits), limits):
+                    await self.write_batch(writer, batch)
+                    self.lease.give(sum(len(message.body) for message in batch))
+
+    async def write_batch(self, writer: DestinationSession, messages: Sequence[Message]) -> None:
+        """Intent, append, commit; a refused batch is halved until the culprit stands alone."""
+        prepared = await prepare(messages, wire=self.wire)
+        parts = [prepared]
+        while parts:
+            part = parts.pop()
+            batch = await self.lane.intent([message for message, _ in part], [print_ for _, print_ in part])
+            try:
+                outcomes = await writer.append(self.work.target, batch)
+            except BatchRefused:
+                await self.lane.abort(batch)
+                half = len(part) // 2
+                parts += [part[half:], part[:half]]
+                continue
+            except MessageRefused as error:
+                outcomes = [Rejected(key=message.key, code=error.code, text=error.text) for message, _ in part]
+            with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+                await self.lane.commit(batch, outcomes)
+            self._tell(part, outcomes)
+
+    def _tell(self, part: Sequence[tuple[Message, Fingerprint]], outcomes: Sequence[Appended | Rejected]) -> None:
+        user, mailbox = self.account.job.user, self.work.source.name
+        octets_done = 0
+        for (_, fingerprint), outcome in zip(part, outcomes, strict=True):
+            if isinstance(outcome, Rejected):
+                self.work.refused.add(outcome.key)
+                logger.warning(
+                    "message rejected user=%s mailbox=%s key=%s code=%s text=%s",
+                    user, mailbox, outcome.key, outcome.code, outcome.text,
+                )  # fmt: skip
+            else:
+                octets_done += fingerprint.size
+                if outcome.dropped:
+                    logger.warning(
+                        "flags dropped user=%s mailbox=%s key=%s flags=%s",
+                        user, mailbox, outcome.key, ",".join(outcome.dropped),
+                    )  # fmt: skip
+        self.account.run.counters.settled(user, len(outcomes), octets_done)
+
+
+def _drain(receive: MemoryObjectReceiveStream[list[Message]], messages: list[Message], limits: Limits) -> list[Message]:
+    """`messages` and what else waits in the queue, until a batch is full."""
+    size = sum(len(message.body) for message in messages)
+    while len(messages) < limits.batch_messages and size < limits.batch_octets:
+        try:
+            more = receive.receive_nowait()
+        except (anyio.WouldBlock, anyio.EndOfStream):
+            break
+        messages = messages + more
+        size += sum(len(message.body) for message in more)
+    return messages
+
+
+def cut(messages: Sequence[Message], limits: Limits) -> list[list[Message]]:
+    """`messages` in order, in batches within the limits; one bigger than the octet limit stands alone."""
+    batches: list[list[Message]] = []
+    size = 0
+    for message in messages:
+        if (
+            not batches
+            or len(batches[-1]) >= limits.batch_messages
+            or (batches[-1] and size + len(message.body) > limits.batch_octets)
+        ):
+            batches.append([])
+            size = 0
+        batches[-1].append(message)
+        size += len(message.body)
+    return batches
+
+
+async def prepare(messages: Sequence[Message], *, wire: bool) -> list[tuple[Message, Fingerprint]]:
+    """Fingerprints of the wire form, and the body in that form where the destination sends it so."""
+
+    def work() -> list[tuple[Message, Fingerprint]]:
+        prepared = []
+        for message in messages:
+            body = octets.wire_form(message.body)
+            fingerprint = octets.fingerprint(body)
+            if wire and body is not message.body:
+                message = dataclasses.replace(message, body=body, wire=True)
+            prepared.append((message, fingerprint))
+        return prepared
+
+    if sum(len(message.body) for message in messages) <= HASH_INLINE_OCTETS:
+        return work()
+    return await anyio.to_thread.run_sync(work)
+
+
+def _host(job: UserJob) -> str:
+    return job.destination.host or job.source.host
+
+
+def _result(
+    job: UserJob,
+    account: Account | None,
+    failure: AimportError | None,
+    bug: Exception | None,
+    run: Run,
+    seconds: float,
+    *,
+    stopped: bool = False,
+) -> UserResult:
+    """Adds up what became of every selected message, over all resumes of the run."""
+    found = imported = octets_done = unfinished = doubtful = 0
+    skipped: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
+    failures = account.failures if account is not None else []
+    if account is not None:
+        seen = {place: work for place, work in account.works.items()}
+        for place in seen.keys() | account.log.lanes.keys():
+            work = seen.get(place)
+            lane = account.log.lanes.get(place)
+            keys: Sequence[MessageKey] = work.selection.keys if work is not None else ()
+            found += len(keys)
+            if lane is not None:
+                present = set(keys)
+                found += sum(1 for key in lane.settled_keys() if key not in present)
+                imported += len(lane.committed)
+                octets_done += lane.committed.octets
+                doubtful += lane.maybe_duplicate
+                for rejection in lane.rejected.values():
+                    if rejection.code == VANISHED:
+                        skipped[VANISHED] += 1
+                    else:
+                        rejected[rejection.code or "refused"] += 1
+            if work is None or not work.complete:
+                unfinished += sum(1 for key in keys if lane is None or not lane.is_settled(key))
+    if unfinished:
+        skipped[UNFINISHED] = unfinished
+    error: str | None = None
+    status: Status = "done"
+    missing = False
+    if bug is not None:
+        status, error = "failed", f"internal error: {type(bug).__name__} (please report it; -D shows the trace)"
+    elif failure is not None:
+        status, error = failure.status, str(failure)
+    elif stopped or (run.stopping and unfinished):
+        status, error = "stopped", "stopped before its end; run `aimport resume`"
+    elif failures:
+        mailbox, first = failures[0]
+        more = f" (and {len(failures) - 1} more mailboxes)" if len(failures) > 1 else ""
+        status, error = first.status, f"{mailbox}: {first}{more}"
+        missing = all(isinstance(failed, MailboxNotFound) and failed.named for _, failed in failures)
+    elif rejected or skipped:
+        status = "rejects"
+    return UserResult(
+        user=job.user,
+        status=status,
+        found=found,
+        imported=imported,
+        present=0,
+        skipped=dict(skipped),
+        rejected=dict(rejected),
+        altered=0,
+        maybe_duplicate=doubtful,
+        octets=octets_done,
+        seconds=round(seconds, 3),
+        error=error,
+        bug=bug is not None,
+        mailbox_missing=missing,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedMailbox:
+    """What an import would do with one mailbox."""
+
+    source: str
+    dest: str
+    messages: int
+    octets: int
+    keys: tuple[MessageKey, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedUser:
+    """What an import would do with one user; `failure` is what it would fail with."""
+
+    user: str
+    mailboxes: tuple[PlannedMailbox, ...]
+    failure: AimportError | None = None
+    missing: tuple[str, ...] = ()
+
+
+async def plan_user(job: UserJob, run: Run) -> PlannedUser:
+    """Looks at one user and writes nothing, neither mail nor journal."""
+    planned: list[PlannedMailbox] = []
+    failure: AimportError | None = None
+    missing: tuple[str, ...] = ()
+    try:
+        if job.error:
+            raise _unready(job)
+        source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
+        async with (
+            run.hosts.hold((source.host, destination.host)),
+            source.open() as reader,
+            destination.open() as writer,
+        ):
+            listed = await reader.list_mailboxes()
+            mailboxes = [mailbox for mailbox in listed if run.query.selects(mailbox)]
+            missing = tuple(run.query.missing(listed))
+            targets = map_names(mailboxes, job.parent, writer.separator)
+            for mailbox in mailboxes:
+                try:
+                    selection = await reader.select(mailbox)
+                except MailboxError as error:
+                    failure = failure or error
+                    continue
+                if selection.keys:
+                    planned.append(
+                        PlannedMailbox(
+                            source=mailbox.name,
+                            dest=targets[mailbox].name,
+                            messages=len(selection.keys),
+                            octets=sum(selection.sizes),
+                            keys=tuple(selection.keys),
+                        )
+                    )
+    except AimportError as error:
+        failure = error
+    return PlannedUser(user=job.user, mailboxes=tuple(planned), failure=failure, missing=missing)
+
+
+def _unready(job: UserJob) -> AimportError:
+    """The error of a user who cannot even begin."""
+    kinds: dict[Status, type[AimportError]] = {"refused": AccessRefused, "quota": OverQuota}
+    return kinds.get(job.status, UserError)(job.error)

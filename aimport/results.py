@@ -1,0 +1,192 @@
+"""What became of each user, what it sums up to, and the exit code that follows.
+
+    UserResult... ──▶ Totals, exit_code ──▶ RunReport ──▶ JSON (schema 1), table (`report`)
+
+Pure: knows neither journal nor terminal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aimport.errors import Status
+
+SCHEMA = 1
+
+
+def _balanced(result: UserResult | Totals) -> bool:
+    accounted = result.imported + result.present + sum(result.skipped.values()) + sum(result.rejected.values())
+    return result.found == accounted
+
+
+def _counts(result: UserResult | Totals) -> dict[str, object]:
+    """The keys that a user and the totals share, in the order of the documentation."""
+    return {
+        "found": result.found,
+        "imported": result.imported,
+        "present": result.present,
+        "skipped": sum(result.skipped.values()),
+        "rejected": sum(result.rejected.values()),
+        "altered": result.altered,
+        "maybe_duplicate": result.maybe_duplicate,
+        "octets": result.octets,
+        "seconds": round(result.seconds, 3),
+        "reasons": {"skipped": dict(result.skipped), "rejected": dict(result.rejected)},
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserResult:
+    """One user over all attempts and resumes of a run: committed earlier counts as imported.
+
+    `skipped` and `rejected` count messages by reason. `octets` are those of the imported.
+    """
+
+    user: str
+    status: Status
+    found: int = 0
+    imported: int = 0
+    present: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    altered: int = 0
+    maybe_duplicate: int = 0
+    octets: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    unknown: bool = False
+    """The user is not known (`NoSuchUser`): 67 when it is the only one. Not in the JSON, as the next two."""
+    bug: bool = False
+    """An unforeseen exception ended the user: 70."""
+    mailbox_missing: bool = False
+    """All that failed are mailboxes named in the query that do not exist: 68 instead of 75."""
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every message found is accounted for. When not, it is a bug."""
+        return _balanced(self)
+
+    def to_json(self) -> dict[str, object]:
+        """The user as the report shows it."""
+        return {"user": self.user, "status": self.status, **_counts(self), "error": self.error}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums over users. `seconds` is the time spent on users, not the time that passed."""
+
+    users: int
+    found: int
+    imported: int
+    present: int
+    skipped: Mapping[str, int]
+    rejected: Mapping[str, int]
+    altered: int
+    maybe_duplicate: int
+    octets: int
+    seconds: float
+
+    @classmethod
+    def of(cls, results: Iterable[UserResult]) -> Totals:
+        skipped: Counter[str] = Counter()
+        rejected: Counter[str] = Counter()
+        users = found = imported = present = altered = maybe_duplicate = octets = 0
+        seconds = []
+        for result in results:
+            users += 1
+            found += result.found
+            imported += result.imported
+            present += result.present
+            altered += result.altered
+            maybe_duplicate += result.maybe_duplicate
+            octets += result.octets
+            seconds.append(result.seconds)
+            skipped.update(result.skipped)
+            rejected.update(result.rejected)
+        return cls(
+            users=users,
+            found=found,
+            imported=imported,
+            present=present,
+            skipped=dict(skipped),
+            rejected=dict(rejected),
+            altered=altered,
+            maybe_duplicate=maybe_duplicate,
+            octets=octets,
+            seconds=math.fsum(seconds),
+        )
+
+    @property
+    def balanced(self) -> bool:
+        return _balanced(self)
+
+    def to_json(self) -> dict[str, object]:
+        return _counts(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """A run as it is shown: `exit` is the code the command ends with."""
+
+    run: str
+    users: Sequence[UserResult]
+    exit: int
+
+    @property
+    def totals(self) -> Totals:
+        return Totals.of(self.users)
+
+    def to_json(self) -> dict[str, object]:
+        """The document of `--json`, schema 1."""
+        return {
+            "schema": SCHEMA,
+            "run": self.run,
+            "users": [result.to_json() for result in self.users],
+            "totals": self.totals.to_json(),
+            "exit": self.exit,
+        }
+
+
+def exit_code(
+    results: Iterable[UserResult],
+    *,
+    single_user: bool,
+    stopped: bool,
+    bug: bool = False,
+    mailbox_missing: bool = False,
+) -> int:
+    """The code that says what is left to do: 67 (single user), then 70, 130, 75, 73, 77, 68, 65, 0.
+
+    A user counts once: over quota under 73, refused under 77 when all users are and under 75
+    when not. `single_user`: the run was asked for one user by name. `bug` and `mailbox_missing`
+    add to what the results say themselves.
+    """
+    users = refused = unfinished = quota = rejects = 0
+    unknown = False
+    for result in results:
+        users += 1
+        bug = bug or result.bug or not result.balanced
+        mailbox_missing = mailbox_missing or result.mailbox_missing
+        unknown = unknown or result.unknown
+        refused += result.status == "refused"
+        unfinished += result.status == "stopped" or (result.status == "failed" and not result.mailbox_missing)
+        quota += result.status == "quota"
+        rejects += result.status == "rejects" or sum(result.rejected.values()) > 0
+    if single_user and users == 1 and unknown:
+        return 67
+    if bug:
+        return 70
+    if stopped:
+        return 130
+    if unfinished or 0 < refused < users:
+        return 75
+    if quota:
+        return 73
+    if refused:
+        return 77
+    if mailbox_missing:
+        return 68
+    return 65 if rejects else 0

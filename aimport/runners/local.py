@@ -1,0 +1,145 @@
+"""One event loop, N users at a time.
+
+    jobs ──▶ feed ──▶ stream ──▶ N workers, each `pipeline.import_user` ──▶ results
+
+Owns the loop, the signals and the end of the run: the first SIGINT or SIGTERM lets batches in
+flight finish within a grace time, the second cancels.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+from anyio.abc import TaskStatus
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from aimport.errors import AimportError, widest
+from aimport.model import UserJob
+from aimport.pipeline import PlannedUser, Run, import_user, plan_user
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Progress = Callable[[Run], Coroutine[Any, Any, None]]
+"""Shows a run until it is cancelled."""
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a run ended, beside the results of its users."""
+
+    stopped: bool = False
+    failure: AimportError | None = None
+
+
+async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | None = None) -> Ending:
+    """Imports all users of `jobs`; each result is in the journal when this returns.
+
+    A failure of scope run cancels everything and is in the `Ending`, not raised: what was
+    done before stands and is reported.
+    """
+    ending = Ending()
+    try:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(_watch_signals, run, ending, tasks.cancel_scope)
+            if progress is not None:
+                tasks.start_soon(progress, run)
+            await _work(jobs, run)
+            tasks.cancel_scope.cancel()
+    except* AimportError as group:
+        ending.failure = widest(group.exceptions)
+    return ending
+
+
+async def _work(jobs: Iterable[UserJob], run: Run) -> None:
+    send, receive = anyio.create_memory_object_stream[UserJob](run.limits.users)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_feed_users, jobs, run, send)
+        for _ in range(run.limits.users):
+            tasks.start_soon(_user_worker, run, receive.clone())
+        receive.close()
+
+
+async def _feed_users(jobs: Iterable[UserJob], run: Run, send: MemoryObjectSendStream[UserJob]) -> None:
+    limit = run.limits.max_errors
+    async with send:
+        for job in jobs:
+            if run.stopping:
+                return
+            if limit and run.counters.users_failed >= limit:
+                logger.error("run takes no new users errors=%d limit=%d", run.counters.users_failed, limit)
+                run.gave_up = True
+                return
+            try:
+                await send.send(job)
+            except anyio.BrokenResourceError:
+                return  # the workers ended; their own error tells why
+
+
+async def _user_worker(run: Run, receive: MemoryObjectReceiveStream[UserJob]) -> None:
+    async with receive:
+        async for job in receive:
+            if run.stopping:
+                return
+            await import_user(job, run)
+
+
+async def _watch_signals(
+    run: Run, ending: Ending, scope: anyio.CancelScope, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            if ending.stopped:
+                logger.warning("run cancelled by second signal signal=%s", signal.Signals(number).name)
+                scope.cancel()
+                return
+            ending.stopped = run.stopping = True
+            logger.warning(
+                "run stops: batches in flight may take %g s, a second signal ends at once signal=%s",
+                run.limits.grace_s,
+                signal.Signals(number).name,
+            )
+            scope.deadline = anyio.current_time() + run.limits.grace_s
+
+
+async def plan_all(jobs: Iterable[UserJob], run: Run) -> AsyncGenerator[PlannedUser, None]:
+    """What an import would do, user by user in the order of the list, `limits.users` at a time."""
+    chunk: list[UserJob] = []
+    for job in jobs:
+        chunk.append(job)
+        if len(chunk) >= run.limits.users:
+            for planned in await _plan_chunk(chunk, run):
+                yield planned
+            chunk = []
+    for planned in await _plan_chunk(chunk, run):
+        yield planned
+
+
+async def _plan_chunk(chunk: list[UserJob], run: Run) -> list[PlannedUser]:
+    planned: dict[int, PlannedUser] = {}
+
+    async def one(index: int, job: UserJob) -> None:
+        planned[index] = await plan_user(job, run)
+
+    async with anyio.create_task_group() as tasks:
+        for index, job in enumerate(chunk):
+            tasks.start_soon(one, index, job)
+    return [planned[index] for index in range(len(chunk))]
+
+
+def run_loop(main: Callable[[], Awaitable[T]]) -> T:
+    """Runs `main` on uvloop where it is installed, else on asyncio."""
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        uvloop_here = False
+    else:
+        uvloop_here = True
+    return anyio.run(main, backend_options={"use_uvloop": uvloop_here})

@@ -1,0 +1,82 @@
+"""Counting, so that the report adds up: one `Tally` a user, one `Counters` a run.
+
+A `Tally` counts from two sides that meet only in `results`: what was selected (`found`), and
+what became of each key. Where they differ the run is defective and exits 70.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class MailboxTally:
+    """What became of the messages of one source mailbox, over all tries of this run."""
+
+    found: int = 0
+    imported: int = 0
+    octets: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class UserProgress:
+    """What the progress display shows of one user."""
+
+    user: str
+    host: str
+    began: float
+    found: int = 0
+    settled: int = 0
+
+
+class Counters:
+    """Live figures of a run, moved by the lanes once a batch and read by the progress display."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.began = clock()
+        self.users_done = 0
+        self.users_failed = 0
+        self.found = 0
+        self.found_octets = 0
+        self.messages = 0
+        self.octets = 0
+        self.hosts: Counter[str] = Counter()
+        self.running: dict[str, UserProgress] = {}
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock() - self.began
+
+    def user_began(self, user: str, host: str) -> UserProgress:
+        progress = UserProgress(user=user, host=host or "local", began=self._clock())
+        self.running[user] = progress
+        return progress
+
+    def user_found(self, user: str, messages: int, octets: int) -> None:
+        self.found += messages
+        self.found_octets += octets
+        self.running[user].found += messages
+
+    def settled(self, user: str, messages: int, octets: int) -> None:
+        progress = self.running[user]
+        progress.settled += messages
+        self.messages += messages
+        self.octets += octets
+        self.hosts[progress.host] += messages
+
+    def user_ended(self, user: str, *, failed: bool) -> None:
+        self.running.pop(user, None)
+        self.users_done += 1
+        self.users_failed += failed
+
+
+def add(counts: Mapping[str, int], into: Counter[str]) -> None:
+    for reason, number in counts.items():
+        if number:
+            into[reason] += number

@@ -1,0 +1,312 @@
+"""One user from listing to result: order, failures where they belong, every message once."""
+
+from __future__ import annotations
+
+import random
+
+import anyio
+import pytest
+
+from aimport.errors import ConnectionLost, MailboxNotFound, OverQuota, Unavailable
+from aimport.limits import Limits
+from aimport.model import Message
+from aimport.pipeline import cut, import_user
+from aimport.stores.memory import Event, Failure
+from tests.pipeline.harness import START, World, bodies, holds, job, multiset
+
+
+async def test_all_messages_arrive_in_order_with_flags_and_dates() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(150), flags=("\\Seen", "Project-X"))
+    world.fill("bob", "Archive/2019", bodies(3, start=500))
+    result = await world.import_("bob")
+    assert holds(world.new, "bob") == holds(world.old, "bob")
+    assert (result.status, result.found, result.imported, result.balanced) == ("done", 153, 153, True)
+    assert result.octets == sum(len(body) for body in bodies(150) + bodies(3, start=500))
+
+
+async def test_line_ends_become_crlf_only_where_the_destination_wants_them() -> None:
+    world = World()
+    world.fill("bob", "INBOX", [b"Subject: x\n\nlf\n"])
+    await world.import_("bob")
+    assert world.new.accounts["bob"][("INBOX",)].messages[0].body == b"Subject: x\n\nlf\n"
+
+
+async def test_no_mailbox_is_made_without_a_message() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(1))
+    world.fill("bob", "Empty", [])
+    await world.import_("bob", parent="Imported")
+    assert list(holds(world.new, "bob")) == ["Imported/INBOX"]
+
+
+async def test_one_rejected_message_does_not_lose_its_neighbours() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(200))
+    bad = {b"Subject: %d\r\n" % number for number in (0, 77, 78, 199)}
+
+    def refuse(message: Message) -> tuple[str, str] | None:
+        return ("TOOBIG", "too big for us") if message.body.split(b"\r\n")[0] + b"\r\n" in bad else None
+
+    world.new.refuse = refuse
+    result = await world.import_("bob")
+    assert (result.status, result.imported, dict(result.rejected)) == ("rejects", 196, {"TOOBIG": 4})
+    sent = holds(world.old, "bob")["INBOX"]
+    kept = [message for message in sent if message[0].split(b"\r\n")[0] + b"\r\n" not in bad]
+    assert holds(world.new, "bob")["INBOX"] == kept
+
+
+async def test_an_unreadable_message_is_named_and_the_rest_goes_on() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(70))
+    world.old.unreadable = lambda message: ("unreadable", "EIO") if b"Subject: 69" in message.body else None
+    result = await world.import_("bob")
+    assert (result.status, result.imported, dict(result.rejected)) == ("rejects", 69, {"unreadable": 1})
+
+
+async def test_a_message_that_vanished_is_skipped_by_that_name() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(3))
+
+    async def expunge(event: Event) -> None:
+        if event.verb == "create_mailbox":
+            world.old.accounts["bob"][("INBOX",)].messages.pop(1)
+
+    world.new.hook = expunge
+    result = await world.import_("bob")
+    assert (result.found, result.imported, dict(result.skipped)) == (3, 2, {"vanished": 1})
+    assert result.balanced
+
+
+@pytest.mark.parametrize("stored", [0, 1, 40, 64])
+async def test_a_lost_connection_in_an_append_costs_nothing_and_doubles_nothing(stored: int) -> None:
+    """Whatever part of the batch the server kept, the result is that of an uncut run."""
+    world = World()
+    same = [b"Subject: same\r\n\r\nbody\r\n"] * 30
+    world.fill("bob", "INBOX", bodies(100) + same)
+    world.new.failures = [
+        Failure(nth=1, error=ConnectionLost("cut"), stored=stored),
+        Failure(nth=3, error=ConnectionLost("cut"), stored=stored),
+    ]
+    result = await world.import_("bob")
+    assert (result.status, result.imported) == ("done", 130)
+    assert multiset(world.new, "bob") == multiset(world.old, "bob")
+
+
+async def test_any_sequence_of_cuts_ends_like_an_uncut_run() -> None:
+    for seed in range(60):
+        chance = random.Random(seed)
+        world = World(limits=Limits(retry_wait_s=0.0, fence_s=0.0, batch_messages=7, attempts=50))
+        for mailbox in ("INBOX", "A", "B/C"):
+            world.fill("bob", mailbox, [chance.choice(bodies(9)) for _ in range(chance.randrange(60))])
+        world.new.failures = [
+            Failure(nth=nth, error=ConnectionLost(f"cut {nth}"), stored=chance.randrange(8))
+            for nth in range(1, 200)
+            if chance.random() < 0.3
+        ]
+        result = await world.import_("bob")
+        assert result.status == "done", seed
+        assert multiset(world.new, "bob") == multiset(world.old, "bob"), seed
+        assert result.balanced, seed
+
+
+async def test_a_delivery_by_others_in_between_is_not_taken_for_ours() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(10))
+    world.new.failures = [Failure(nth=1, error=ConnectionLost("cut"), stored=4)]
+    delivered = False
+
+    async def deliver(event: Event) -> None:
+        nonlocal delivered
+        if event.verb == "find" and not delivered:
+            delivered = True
+            world.new.mailbox("bob", ("INBOX",)).add(b"Subject: new\r\n\r\n", flags=(), internal_date=START)
+
+    world.new.hook = deliver
+    assert (await world.import_("bob")).imported == 10
+    got = multiset(world.new, "bob")
+    assert got - multiset(world.old, "bob") == {("INBOX", b"Subject: new\r\n\r\n", START): 1}
+    assert not multiset(world.old, "bob") - got
+
+
+async def test_a_failure_that_stays_ends_the_user_with_what_was_done() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(100))
+    world.new.failures = [Failure(nth=nth, error=Unavailable("come back later")) for nth in range(2, 100)]
+    result = await world.import_("bob")
+    assert (result.status, result.found, result.imported) == ("failed", 100, 64)
+    assert dict(result.skipped) == {"unfinished": 36}
+    assert result.error is not None and "come back later" in result.error
+    assert world.new.appends == 1 + world.limits.attempts
+
+
+async def test_quota_ends_the_user_and_counts_what_fitted() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(100))
+    world.new.quota_octets = 70 * len(bodies(1)[0])
+    result = await world.import_("bob")
+    assert (result.status, result.imported, dict(result.skipped)) == ("quota", 64, {"unfinished": 36})
+
+
+async def test_a_mailbox_that_fails_does_not_stop_the_others() -> None:
+    world = World()
+    for mailbox in ("INBOX", "Bad", "Sent"):
+        world.fill("bob", mailbox, bodies(5))
+
+    async def fail(event: Event) -> None:
+        if event.verb == "append" and event.mailbox == "Bad":
+            raise MailboxNotFound("gone", code="NONEXISTENT")
+
+    world.new.hook = fail
+    result = await world.import_("bob")
+    assert (result.status, result.imported, dict(result.skipped)) == ("failed", 10, {"unfinished": 5})
+    assert result.error is not None and result.error.startswith("Bad: ")
+
+
+async def test_two_mailboxes_with_one_name_fail_the_user_before_the_first_write() -> None:
+    world = World()
+    world.new.separator = "."
+    world.fill("bob", "a.b", bodies(1))
+    world.fill("bob", "a_b", bodies(1))
+    result = await world.import_("bob")
+    assert result.status == "failed"
+    assert result.error is not None and "'a.b'" in result.error and "'a_b'" in result.error
+    assert not world.new.accounts
+
+
+async def test_a_missing_account_fails_that_user_only() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(1))
+    run = world.run()
+    missing = await world.import_("nobody", run=run)
+    assert missing.status == "failed" and missing.error is not None
+    assert (await world.import_("bob", run=run)).status == "done"
+
+
+async def test_a_bug_ends_its_user_and_is_called_one() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(1))
+
+    async def bug(event: Event) -> None:
+        if event.verb == "append":
+            raise ZeroDivisionError("secret detail")
+
+    world.new.hook = bug
+    result = await world.import_("bob")
+    assert result.status == "failed" and result.bug
+    assert result.error is not None and "internal error" in result.error and "secret" not in result.error
+
+
+async def test_a_budget_smaller_than_any_message_still_moves_all() -> None:
+    world = World(limits=Limits(max_memory=10))
+    world.fill("bob", "INBOX", bodies(300))
+    run = world.run()
+    with anyio.fail_after(20):
+        assert (await world.import_("bob", run=run)).imported == 300
+    assert run.budget.free == 10
+
+
+async def test_octets_in_flight_stay_within_the_budget() -> None:
+    """A stalled destination stops the reader: no more than the budget and one list is read ahead."""
+    world = World(limits=Limits(max_memory=20_000, connections_per_user=1))
+    world.fill("bob", "INBOX", bodies(2000, octets_each=1000))
+    read = 0
+    stalled = anyio.Event()
+
+    async def count(event: Event) -> None:
+        nonlocal read
+        if event.verb == "messages":
+            read += event.count
+
+    async def stall(event: Event) -> None:
+        if event.verb == "append":
+            stalled.set()
+            await anyio.sleep_forever()
+
+    world.old.hook, world.new.hook = count, stall
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(import_user, job("bob"), world.run())
+        with anyio.fail_after(10):
+            await stalled.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert read <= 2 * 64
+        tasks.cancel_scope.cancel()
+
+
+async def test_cancelled_in_an_append_the_user_is_recorded_as_stopped_and_resumes() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(100))
+    stalled = anyio.Event()
+
+    async def stall(event: Event) -> None:
+        if event.verb == "append" and world.new.appends == 2:
+            stalled.set()
+            await anyio.sleep_forever()
+
+    world.new.hook = stall
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(import_user, job("bob"), world.run())
+        with anyio.fail_after(10):
+            await stalled.wait()
+        tasks.cancel_scope.cancel()
+    [result] = world.journal.results()
+    assert (result.status, result.imported, dict(result.skipped)) == ("stopped", 64, {"unfinished": 36})
+    world.new.hook = None
+    assert (await world.import_("bob")).imported == 100
+    assert multiset(world.new, "bob") == multiset(world.old, "bob")
+
+
+async def test_a_second_run_of_the_same_journal_sends_nothing_again() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(10))
+    await world.import_("bob")
+    appends = world.new.appends
+    result = await world.import_("bob")
+    assert (result.imported, world.new.appends) == (10, appends)
+
+
+async def test_what_was_rejected_is_tried_again_by_a_resume_but_not_within_a_run() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(2))
+    world.new.refuse = lambda message: ("TOOBIG", "no") if b"Subject: 1" in message.body else None
+    assert (await world.import_("bob")).status == "rejects"
+    world.new.refuse = None
+    result = await world.import_("bob")
+    assert (result.status, result.imported, dict(result.rejected)) == ("done", 2, {})
+
+
+async def test_named_mailboxes_that_are_missing_are_told_and_the_others_are_imported() -> None:
+    world = World(query=("MAILBOX", "Nope"))
+    world.fill("bob", "INBOX", bodies(1))
+    result = await world.import_("bob")
+    assert result.mailbox_missing and result.error is not None and "Nope" in result.error
+
+
+async def test_more_lanes_than_connections_allow_are_not_opened() -> None:
+    world = World(limits=Limits(connections_per_user=5, connections_per_host=4))
+    world.old.host = world.new.host = "mail:143"
+    for number in range(8):
+        world.fill("bob", f"box{number}", bodies(20))
+    result = await world.import_("bob")
+    assert result.imported == 160
+    assert sum(event.verb == "open_source" for event in world.old.events) == 2
+
+
+async def test_over_quota_is_not_tried_again() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(1))
+    world.new.failures = [Failure(nth=nth, error=OverQuota("full")) for nth in range(1, 9)]
+    assert (await world.import_("bob")).status == "quota"
+    assert world.new.appends == 1
+
+
+def test_batches_keep_order_and_limits() -> None:
+    limits = Limits(batch_messages=3, batch_octets=100)
+    sizes = [10, 10, 10, 10, 200, 60, 60, 1]
+    messages = [
+        Message(key=str(number), flags=frozenset(), internal_date=START, body=b"x" * size)  # type: ignore[arg-type]
+        for number, size in enumerate(sizes)
+    ]
+    batches = cut(messages, limits)
+    assert [message for batch in batches for message in batch] == messages
+    assert [[len(message.body) for message in batch] for batch in batches] == [[10, 10, 10], [10], [200], [60], [60, 1]]
