@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from aimport.config import Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.model import Secret, UserJob
-from aimport.plan import Plan, Request, Selection, choose_users, jobs, make_plan
+from aimport.plan import LATER_SETTINGS, Plan, Request, Selection, choose_users, jobs, make_plan, variables_for
+from aimport.variables import expand
 
 CANARY = "c4nary"
 REQUEST = Request(source="maildir:/old/%d/%n", parent="", query=("ALL",), to="maildir:/new/%u")
@@ -193,10 +195,22 @@ def test_home_and_ids_are_those_of_the_system_user_by_default() -> None:
     root = pwd.getpwnam("root")
     (job,) = jobs_for(Settings(), user="root", source="maildir:~/%i")
     assert job.source.path == f"{root.pw_dir.rstrip('/')}/{os.geteuid()}"
-    (job,) = jobs_for(Settings(mail_uid="root", mail_gid="7"), user="x", source="maildir:/%i/%{gid}")
-    assert job.source.path == "/0/7"
+    assert expand("/%i/%{gid}", variables_for("x", Settings(mail_uid="root", mail_gid="7"))) == "/0/7"
     with pytest.raises(ConfigurationError, match="mail_uid"):
-        plan_for(Settings(mail_uid="no-such-user"), user="x", source="maildir:/%i")
+        expand("%i", variables_for("x", Settings(mail_uid="no-such-user")))
+
+
+@pytest.mark.parametrize("name", LATER_SETTINGS)
+def test_a_setting_that_is_not_obeyed_yet_is_refused_not_passed_over(name: str) -> None:
+    value = {"trust_server_search": True, "source_daily_bytes": 1}.get(name, "x")
+    with pytest.raises(ConfigurationError, match=name):
+        plan_for(msgspec.structs.replace(Settings(), **{name: value}), user="x", source="maildir:/x")
+
+
+def test_a_column_that_is_not_obeyed_yet_is_refused(path: Path) -> None:
+    users = write(path, "user,mail_uid\nbob,7\n")
+    with pytest.raises(ConfigurationError, match="mail_uid"):
+        jobs_for(list_file=users, to="maildir:/%u")
 
 
 # what stops all, what stops one

@@ -1,0 +1,1423 @@
+"""What is done: one SQLite file a run, written by one thread, durable before a message leaves.
+
+    lanes ──▶ queue ──▶ writer thread ──▶ one transaction for all that wait ──▶ journal.sqlite
+                                                                          └──▶ rejects.jsonl
+
+    DIR/<run>/  journal.sqlite  the truth: users, claims, and a log of records
+                mark            the last durable intent, so that a lost end is noticed
+                lock            held (flock) while the run's process lives; says who it is
+                rejects.jsonl   one line a rejected message
+                run.json        what `runs` shows; only its `finished` is nowhere else
+
+The log is append-only. A record is a batch, never a message: INTENT (keys, sizes, dates,
+digests) is durable when `intent` returns; OUTCOME (UIDs, rejects) is written behind, since a lost
+one only costs a reconcile. Records are numbered without gaps and sealed each: SQLite checks
+its write-ahead log, not its pages. Knows no server and no mailbox format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import fcntl
+import json
+import logging
+import math
+import os
+import queue
+import re
+import secrets
+import shutil
+import socket
+import sqlite3
+import stat
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
+from aimport.model import Appended, Batch, Fingerprint, Message, MessageKey, Position, Rejected, Uid
+from aimport.results import UserResult
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+_Row = tuple[int, int, int, int, int, bytes]  # seq, kind, user, lane, number, data
+
+SCHEMA: Final = 1
+APPLICATION: Final = 0x61696D70  # "aimp"
+DDL: Final = (
+    "CREATE TABLE meta (id INTEGER PRIMARY KEY, data BLOB NOT NULL, seal INTEGER NOT NULL)",
+    "CREATE TABLE users (id INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, destination BLOB NOT NULL,"
+    " seal INTEGER NOT NULL)",
+    "CREATE TABLE claims (destination BLOB PRIMARY KEY, seal INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE log (seq INTEGER PRIMARY KEY, kind INTEGER NOT NULL, user INTEGER NOT NULL, lane INTEGER NOT NULL,"
+    " number INTEGER NOT NULL, data BLOB NOT NULL, seal INTEGER NOT NULL)",
+    "CREATE INDEX log_by_user ON log (user)",
+)
+OPENED, LANE, MOVED, INTENT, OUTCOME, REJECT, RESULT = range(1, 8)
+
+# What an OUTCOME holds for a message beside its UID (which is never below 1).
+NO_UID, REFUSED, ABSENT = 0, -1, -2
+
+DATABASE: Final = "journal.sqlite"
+REJECTS: Final = "rejects.jsonl"
+INFO: Final = "run.json"
+LOCK: Final = "lock"
+MARK: Final = "mark"
+COLUMNS: Final = "seq, kind, user, lane, number, data, seal"
+PAGE: Final = 16384  # 54-87 octets a message in batches of 64, against 65-128 with 4096; a fifth fewer commits/s
+RUN_NAME: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+TEXT_LIMIT: Final = 1000  # characters of a server's words kept with a reject
+CHUNK: Final = 500  # rows or names a statement takes at once; SQLite allows 999 parameters everywhere
+REPAIR: Final = (
+    "restore this directory from a backup, or move it away and begin a new run with"
+    " `aimport import --again --skip-existing`; messages already imported stay where they are"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunArguments:
+    """How a run was called, for `resume`. Secrets are references (`env:`, `file:`, `cmd:`) here."""
+
+    argv: tuple[str, ...]
+    cwd: str
+    settings: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """A run as `aimport runs` lists it. `live` says who works on it now, "" when nobody does."""
+
+    run: str
+    directory: Path
+    job: str
+    created: str
+    """When it began, ISO 8601 UTC."""
+    finished: bool
+    arguments: RunArguments
+    counts: Mapping[str, int]
+    live: str = ""
+    damage: str = ""
+    """Why it cannot be read; the rest is then a guess."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBatch:
+    """An intent without outcome: its messages may be stored wholly, in part or not at all."""
+
+    number: int
+    created_us: int
+    keys: tuple[MessageKey, ...]
+    fingerprints: tuple[Fingerprint, ...]
+    dates: tuple[int, ...]
+    """Internal dates, whole seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One message of the journal with its end, for `verify` and manifests; `outcome` None: in doubt."""
+
+    user: str
+    source: str
+    destination: str
+    key: MessageKey
+    fingerprint: Fingerprint
+    date: int
+    outcome: Appended | Rejected | None
+
+
+class CommittedKeys:
+    """Keys that the destination acknowledged, and their octets."""
+
+    __slots__ = ("_keys", "octets")
+
+    def __init__(self) -> None:
+        self._keys: set[str] = set()
+        self.octets = 0
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, key: str, octets: int) -> None:
+        if key not in self._keys:
+            self._keys.add(key)
+            self.octets += octets
+
+
+class LaneLog:
+    """What the journal knows about one source mailbox and its destination. One writer at a time."""
+
+    def __init__(
+        self, journal: Journal, user: int, name: str, lane: int, source: str, destination: str, position: Position
+    ) -> None:
+        self._journal = journal
+        self._user = user
+        self._name = name
+        self._id = lane
+        self.source = source
+        self.destination = destination
+        self.position = position
+        """The floor: where the destination mailbox stood before the lane's first message."""
+        self.committed = CommittedKeys()
+        self.rejected: dict[str, Rejected] = {}
+        self.dropped: dict[str, tuple[str, ...]] = {}
+        """Flags that the destination could not hold, of committed messages."""
+        self.doubtful: set[str] = set()
+        """Keys sent again although they may be stored: what of it is committed may be there twice."""
+        self._open: dict[int, OpenBatch] = {}
+
+    @property
+    def open_batches(self) -> list[OpenBatch]:
+        """Intents without outcome, oldest first: of an earlier process or of a session that broke."""
+        return [self._open[number] for number in sorted(self._open)]
+
+    @property
+    def maybe_duplicate(self) -> int:
+        return sum(1 for key in self.doubtful if key in self.committed)
+
+    def is_settled(self, key: str) -> bool:
+        return key in self.committed or key in self.rejected
+
+    def settled_keys(self) -> Iterator[str]:
+        """Committed and rejected keys, each once."""
+        yield from self.committed
+        yield from (key for key in self.rejected if key not in self.committed)
+
+    async def intent(self, messages: Sequence[Message], fingerprints: Sequence[Fingerprint]) -> Batch:
+        """A batch of these messages. Durable when it returns: only then may an octet leave."""
+        journal = self._journal
+        number, created_us = journal._next_batch(len(messages))
+        opened = OpenBatch(
+            number=number,
+            created_us=created_us,
+            keys=tuple(message.key for message in messages),
+            fingerprints=tuple(fingerprints),
+            dates=tuple(math.floor(message.internal_date.timestamp()) for message in messages),
+        )
+        if len(opened.fingerprints) != len(opened.keys):
+            raise ValueError("fingerprints do not stand beside messages")
+        self._open[number] = opened
+        await journal._write(INTENT, self._user, self._id, number, _pack_intent(opened))
+        return Batch(
+            run=journal.run,
+            number=number,
+            created_us=created_us,
+            messages=tuple(messages),
+            fingerprints=opened.fingerprints,
+        )
+
+    async def commit(self, batch: Batch, outcomes: Sequence[Appended | Rejected]) -> None:
+        """Records what became of each message; written behind, a failure surfaces at the next call."""
+        opened = self._open[batch.number]
+        if [outcome.key for outcome in outcomes] != list(opened.keys):
+            raise ValueError("outcomes do not stand beside messages")
+        lines = self._reject_lines(zip(opened.fingerprints, outcomes, strict=True))
+        self._journal._queue_row(OUTCOME, self._user, self._id, batch.number, _pack_outcomes(outcomes), lines)
+        self._close(batch.number, outcomes, ())
+
+    async def abort(self, batch: Batch) -> None:
+        """Nothing of the batch was stored (tagged NO): all of it may be sent again."""
+        self._journal._queue_row(OUTCOME, self._user, self._id, batch.number, _pack_uids([ABSENT]))
+        del self._open[batch.number]
+
+    async def settle(self, number: int, found: Mapping[int, Uid | None], *, doubtful: Collection[int] = ()) -> None:
+        """Ends a batch in doubt: indexes in `found` are committed, the others are to be sent again. Durable.
+
+        `doubtful` are indexes to be sent again of which nobody can say whether they are stored.
+        """
+        opened = self._open[number]
+        uids = [(found[index] or NO_UID) if index in found else ABSENT for index in range(len(opened.keys))]
+        blob = _pack_uids(uids, doubtful=sorted(doubtful))
+        await self._journal._write(OUTCOME, self._user, self._id, number, blob)
+        self._close(number, *_unpack_outcomes(opened.keys, blob))
+
+    async def reject(self, rejections: Sequence[Rejected]) -> None:
+        """Records messages that never came as far as a batch: unreadable, vanished. Written behind."""
+        lines = self._reject_lines((None, rejection) for rejection in rejections)
+        blob = _json([[item.key, item.code, item.text[:TEXT_LIMIT]] for item in rejections])
+        self._journal._queue_row(REJECT, self._user, self._id, 0, blob, lines)
+        self._add_rejected(rejections)
+
+    async def move(self, position: Position) -> None:
+        """The destination mailbox changed its UIDVALIDITY: UIDs known so far mean nothing now. Durable."""
+        await self._journal._write(MOVED, self._user, self._id, 0, _json([position.uidvalidity, position.uidnext]))
+        self.position = position
+
+    def committed_uids(self) -> set[Uid]:
+        """UIDs of committed messages since the last `move`: not to be matched again. Reads the file."""
+        return self._claimed()[0]
+
+    def committed_fingerprints_without_uid(self) -> Counter[Fingerprint]:
+        """Committed messages whose UID is not known, or no longer valid. Reads the file."""
+        return self._claimed()[1]
+
+    def _claimed(self) -> tuple[set[Uid], Counter[Fingerprint]]:
+        uids: dict[Uid, Fingerprint] = {}
+        others: Counter[Fingerprint] = Counter()
+        opened: dict[int, bytes] = {}
+        for _, kind, _, _, number, data in self._journal._rows_of(self._user, self._id):
+            if kind == MOVED:
+                others.update(uids.values())
+                uids.clear()
+            elif kind == INTENT:
+                opened[number] = data
+            elif kind == OUTCOME:
+                batch = _unpack_intent(number, opened.pop(number))
+                for fingerprint, outcome in zip(batch.fingerprints, _unpack_outcomes(batch.keys, data)[0], strict=True):
+                    if isinstance(outcome, Appended) and outcome.uid is not None:
+                        uids[outcome.uid] = fingerprint
+                    elif isinstance(outcome, Appended):
+                        others[fingerprint] += 1
+        return set(uids), others
+
+    def _reject_lines(self, ended: Iterable[tuple[Fingerprint | None, Appended | Rejected | None]]) -> list[bytes]:
+        """Lines for `rejects.jsonl`; a message rejected again in the same words has its line already."""
+        return [
+            _reject_line(self._name, self.source, outcome, fingerprint.size if fingerprint else None)
+            for fingerprint, outcome in ended
+            if isinstance(outcome, Rejected) and self.rejected.get(outcome.key) != _cut(outcome)
+        ]
+
+    def _add_rejected(self, rejections: Iterable[Rejected]) -> None:
+        for rejection in rejections:
+            self.rejected[rejection.key] = _cut(rejection)
+
+    def _end(
+        self,
+        keys: Sequence[MessageKey],
+        sizes: Sequence[int],
+        outcomes: Sequence[Appended | Rejected | None],
+        doubtful: Collection[int] = (),
+    ) -> None:
+        """Takes the outcome of a batch into memory."""
+        self.doubtful.update(keys[index] for index in doubtful)
+        for size, outcome in zip(sizes, outcomes, strict=True):
+            if isinstance(outcome, Appended):
+                self.committed.add(outcome.key, size)
+                if outcome.dropped:
+                    self.dropped[outcome.key] = outcome.dropped
+                if self.rejected.pop(outcome.key, None) is not None:
+                    self._journal._stale_rejects = True
+            elif outcome is not None:
+                self._add_rejected([outcome])
+
+    def _close(self, number: int, outcomes: Sequence[Appended | Rejected | None], doubtful: Collection[int]) -> None:
+        batch = self._open.pop(number)
+        self._end(batch.keys, [fingerprint.size for fingerprint in batch.fingerprints], outcomes, doubtful)
+
+
+class UserLog:
+    """What the journal knows about one user; loaded when the user begins."""
+
+    def __init__(self, journal: Journal, user: int, name: str) -> None:
+        self._journal = journal
+        self._id = user
+        self._name = name
+        self._lanes: dict[tuple[str, str], LaneLog] = {}
+        self.result: UserResult | None = None
+        """How the user ended in an earlier process of the run."""
+
+    @property
+    def lanes(self) -> Mapping[tuple[str, str], LaneLog]:
+        """By source and destination mailbox name."""
+        return self._lanes
+
+    async def lane(self, source: str, destination: str, position: Position) -> LaneLog:
+        """The lane of these names; a new one is recorded with `position`, durable before its first intent."""
+        lane = self._lanes.get((source, destination))
+        if lane is None:
+            blob = _json([source, destination, position.uidvalidity, position.uidnext])
+            seq = self._journal._queue_row(LANE, self._id, 0, 0, blob)
+            lane = LaneLog(self._journal, self._id, self._name, seq, source, destination, position)
+            self._lanes[source, destination] = lane
+        return lane
+
+    def _load(self, rows: Iterable[_Row]) -> None:
+        lanes: dict[int, LaneLog] = {}
+        opened: dict[int, tuple[int, bytes]] = {}
+        for seq, kind, _, at, number, data in rows:
+            if kind == LANE:
+                source, destination, uidvalidity, uidnext = json.loads(data)
+                position = Position(uidvalidity=uidvalidity, uidnext=uidnext)
+                lane = LaneLog(self._journal, self._id, self._name, seq, source, destination, position)
+                lanes[seq] = self._lanes[source, destination] = lane
+            elif kind == MOVED:
+                uidvalidity, uidnext = json.loads(data)
+                lanes[at].position = Position(uidvalidity=uidvalidity, uidnext=uidnext)
+            elif kind == INTENT:
+                opened[number] = (at, data)
+            elif kind == OUTCOME:
+                keys, sizes = _unpack_keys(opened.pop(number)[1])
+                lanes[at]._end(keys, sizes, *_unpack_outcomes(keys, data))
+            elif kind == REJECT:
+                lanes[at]._add_rejected(_unpack_rejects(data))
+            elif kind == RESULT:
+                self.result = _unpack_result(data)
+        for number, (at, data) in opened.items():
+            lanes[at]._open[number] = _unpack_intent(number, data)
+
+
+class Journal:
+    """The memory of one run. All calls from one event loop, from as many tasks as you like.
+
+    Made by `create`, `reopen`, `in_memory` and `view`; after a `JournalError` every further call
+    fails too, because a journal whose sync failed once is not to be trusted again.
+    """
+
+    def __init__(self, directory: Path | None, db: sqlite3.Connection, meta: _Meta, lock: int = -1) -> None:
+        self.directory = directory
+        self.run = meta.run
+        self.job = meta.job
+        self.arguments = meta.arguments
+        self.created = _iso(meta.created_us)
+        self._db = db
+        self._lock = lock
+        self._seq = 0
+        self._number = 0
+        self._created_us = meta.created_us
+        self.lost = 0
+        """Records known to be lost and accepted (`reopen(cut=True)`), also by an earlier resume: what the
+        destination holds of this run has to be found by content."""
+        self._stale_rejects = False
+        self._queue: queue.SimpleQueue[_Op | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._failure: JournalError | None = None
+        self._told = False
+        self._path = directory / DATABASE if directory is not None else Path(":memory:")
+        self._inodes: dict[str, int] = {}
+        self._mark = self._rejects = -1
+        self._kept: list[UserResult] = []
+        self._closing = self._closed = False
+
+    # --- begin and end of a run
+
+    @classmethod
+    def create(
+        cls, root: Path, *, job: str, arguments: RunArguments, again: bool = False, identities: Iterable[str] = ()
+    ) -> Journal:
+        """A new run under `root`. `identities`: destinations to claim at once; `begin_user` claims the rest.
+
+        Raises:
+            RunHeld: the job runs, or is unfinished (without `again`), or an identity is taken.
+            JournalError: the directory cannot be used.
+        """
+        with _root_locked(root, make=True), ExitStack() as undo:
+            for info in runs(root):
+                if info.job == job and info.live:
+                    raise RunHeld(f"run {info.run} of the same job is running ({info.live}); nothing was touched")
+                if info.job == job and not info.finished and not again and _has_written(info.directory):
+                    raise RunHeld(
+                        f"run {info.run} of the same job, begun {info.created}, is unfinished; nothing was touched",
+                        hint=f"`aimport resume {info.run}` goes on with it, --again begins a new run",
+                    )
+            directory, lock = _make_directory(root)
+            undo.callback(shutil.rmtree, directory, ignore_errors=True)
+            undo.callback(os.close, lock)
+            meta = _Meta(run=directory.name, job=job, arguments=arguments, created_us=_now_us())
+            with _translated(directory / DATABASE):
+                os.close(_open_file(directory / DATABASE, os.O_EXCL))
+                db = undo.enter_context(closing(_connect(directory / DATABASE, new=True)))
+                _make_tables(db, meta)
+                with _transaction(db):
+                    _insert_claims(db, identities)
+                journal = cls(directory, db, meta, lock)
+                journal._check_claims()
+                journal._write_info(finished=False)
+                for place in (directory, root):
+                    _sync_directory(place)
+                journal._start()
+            undo.pop_all()
+        return journal
+
+    @classmethod
+    def reopen(cls, root: Path, run: str | None, *, cut: bool = False) -> Journal:
+        """Goes on with a run; None: with the newest unfinished, else the newest. Reads all of it once.
+
+        `cut`: accept that durable records at the end are lost (a damaged write-ahead log). The
+        caller then has to look for messages of this run at the destination by content.
+
+        Raises:
+            UsageError: no such run.
+            RunHeld: it is running, or a live run works on one of its destinations.
+            JournalDamaged: a record is missing or not as it was written; says which.
+            JournalError: the journal is empty, read-only, newer, or of another run.
+        """
+        with _root_locked(root, make=False), ExitStack() as undo:
+            directory = _find(root, run)
+            lock = _take_lock(directory)
+            undo.callback(os.close, lock)
+            with _translated(directory / DATABASE):
+                db = undo.enter_context(closing(_connect(directory / DATABASE)))
+                meta = _read_meta(db, directory)
+                journal = cls(directory, db, meta, lock)
+                journal._check_all(cut=cut)
+                journal._check_claims()
+                journal._write_info(finished=False)
+                journal._start()
+            undo.pop_all()
+        return journal
+
+    @classmethod
+    @contextmanager
+    def view(cls, root: Path, run: str | None) -> Iterator[Journal]:
+        """A run to look at (`results`, `entries`), running or not: takes no lock, writes nothing."""
+        directory = _find(root, run)
+        with _translated(directory / DATABASE), closing(_connect(directory / DATABASE, write=False)) as db:
+            yield cls(directory, db, _read_meta(db, directory))
+
+    @classmethod
+    def in_memory(cls) -> Journal:
+        """The same behaviour without a directory: SQLite spills to an unlinked temporary file, nothing survives."""
+        meta = _Meta(run=_new_name(), job="", arguments=RunArguments(argv=(), cwd=""), created_us=_now_us())
+        db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        _make_tables(db, meta)
+        journal = cls(None, db, meta)
+        journal._start()
+        return journal
+
+    async def close(self, *, finished: bool) -> None:
+        """Writes what waits and frees the run. `finished`: nothing is left to do.
+
+        Raises:
+            JournalError: something could not be written and nobody was told yet.
+        """
+        if self._thread is None:
+            return
+        self._closing = True
+        self._queue.put(None)
+        self._thread.join()  # one last sync; not awaited, so that no cancellation can leave the run locked
+        self._thread = None
+        try:
+            if self.directory is None:
+                self._kept = list(self.results())
+            elif self._failure is None:
+                with _translated(self._path):
+                    if self._stale_rejects:
+                        _rewrite_rejects(self.directory, _scan(self._db, self._path).rejects)
+                    self._write_info(finished=finished)
+        finally:
+            self._closed = True
+            with suppress(sqlite3.Error):
+                self._db.close()
+            for handle in (self._mark, self._rejects, self._lock):
+                if handle >= 0:
+                    os.close(handle)
+        if self._failure is not None and not self._told:
+            raise _copy(self._failure)
+
+    # --- users
+
+    async def claim(self, identities: Iterable[str]) -> None:
+        """Claims destinations for as long as this process lives.
+
+        Raises:
+            RunHeld: a live run has one of them; none is claimed.
+        """
+        if self.directory is None:
+            return
+        names = list(identities)
+        new = await self._ask(lambda db: _insert_claims(db, names))
+        if new:
+            try:
+                await self._ask(lambda _: self._check_claims(new))
+            except AimportError:
+                await self._ask(lambda db: db.executemany("DELETE FROM claims WHERE destination=?", _blobs(new)))
+                raise
+
+    async def begin_user(self, user: str, destination: str) -> UserLog:
+        """All that is known of a user; claims its destination.
+
+        Raises:
+            RunHeld: a live run works on this destination.
+            UserError: this run imported the user to another destination before.
+        """
+        await self.claim([destination])
+
+        def load(db: sqlite3.Connection) -> UserLog:
+            number, known = _user(db, user, destination)
+            if known != destination:
+                raise UserError(
+                    f"{user}: this run imports to {known}, not to {destination}",
+                    hint="begin a new run for another destination",
+                )
+            log = UserLog(self, number, user)
+            log._load(self._select(db, number))
+            return log
+
+        return await self._ask(load)
+
+    async def finish_user(self, user: str, result: UserResult) -> None:
+        """Records how the user ended, durably; a later result replaces it."""
+        values = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
+        data = _json(values | {"skipped": dict(result.skipped), "rejected": dict(result.rejected)})
+        seq = self._next_seq()
+
+        def write(db: sqlite3.Connection) -> None:
+            row = db.execute("SELECT id FROM users WHERE name=?", (_blob(user),)).fetchone()
+            number = row[0] if row else _user(db, user, "")[0]
+            _insert(db, seq, RESULT, number, 0, 0, data)
+
+        await self._ask(write)
+
+    def results(self) -> Iterator[UserResult]:
+        """The last recorded result of each user, in the order the users first began."""
+        yield from self._kept
+        last = 0
+        while last >= 0 and not (self._closed and self.directory is None):
+            last, results = self._read(partial(_results, after=last, path=self._path))
+            yield from results
+
+    def entries(self, user: str) -> Iterator[Entry]:
+        """Every message of a user that a batch held, in batch order, with its last end."""
+        row = self._read(lambda db: db.execute("SELECT id FROM users WHERE name=?", (_blob(user),)).fetchone())
+        lanes: dict[int, tuple[str, str]] = {}
+        opened: dict[int, tuple[int, bytes]] = {}
+        for seq, kind, _, lane, number, data in self._rows_of(row[0]) if row else ():
+            if kind == LANE:
+                source, destination, _, _ = json.loads(data)
+                lanes[seq] = (source, destination)
+            elif kind == INTENT:
+                opened[number] = (lane, data)
+            elif kind == OUTCOME:
+                lane, intent = opened.pop(number)
+                yield from _entries(user, lanes[lane], _unpack_intent(number, intent), data)
+        for number, (lane, intent) in opened.items():
+            yield from _entries(user, lanes[lane], _unpack_intent(number, intent), None)
+
+    # --- what the logs of users and lanes call
+
+    def _next_batch(self, messages: int) -> tuple[int, int]:
+        """Number and time of a new batch. Names of local files count on from `created_us`: leave room."""
+        self._number += 1
+        self._created_us, now = self._created_us + 1000, _now_us()
+        created_us = max(self._created_us, now)
+        self._created_us = created_us + messages
+        return self._number, created_us
+
+    def _next_seq(self) -> int:
+        self._check()
+        self._seq += 1
+        return self._seq
+
+    async def _write(self, kind: int, user: int, lane: int, number: int, data: bytes) -> None:
+        seq = self._next_seq()
+        await self._ask(lambda db: _insert(db, seq, kind, user, lane, number, data), mark=seq)
+
+    def _queue_row(self, kind: int, user: int, lane: int, number: int, data: bytes, lines: Sequence[bytes] = ()) -> int:
+        seq = self._next_seq()
+        self._queue.put(_Op(lambda db: _insert(db, seq, kind, user, lane, number, data), None, lines))
+        return seq
+
+    def _rows_of(self, user: int, lane: int | None = None) -> Sequence[_Row]:
+        return self._read(lambda db: list(self._select(db, user, lane)))
+
+    def _select(self, db: sqlite3.Connection, user: int, lane: int | None = None) -> Iterator[_Row]:
+        statement = f"SELECT {COLUMNS} FROM log WHERE user=?1 AND (lane=?2 OR ?2 IS NULL) ORDER BY seq"
+        for row in db.execute(statement, (user, lane)):
+            yield _unsealed(row, self._path)
+
+    async def _ask(self, work: Work[T], *, mark: int = 0) -> T:
+        """Runs `work` in the next transaction; its answer comes when that is durable."""
+        self._check()
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.put(_Op(work, waiter, mark=mark))
+        return await waiter
+
+    def _read(self, work: Work[T]) -> T:
+        """Runs `work` after all that was asked before and waits; also after `close`."""
+        if self._thread is not None:
+            self._check()
+            waiter: concurrent.futures.Future[T] = concurrent.futures.Future()
+            self._queue.put(_Op(work, waiter))
+            return waiter.result()
+        with _translated(self._path):
+            if not self._closed:
+                return work(self._db)
+            with closing(_connect(self._path, write=False)) as db:
+                return work(db)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            self._told = True
+            raise _copy(self._failure)
+        if self._closing or self._thread is None:
+            raise RuntimeError("the journal is closed, or only looked at")
+
+    # --- the writer thread
+
+    def _start(self) -> None:
+        if self.directory is not None:
+            self._mark = _open_file(self.directory / MARK)
+            self._rejects = _open_file(self.directory / REJECTS, os.O_APPEND)
+        self._thread = threading.Thread(target=self._work, name=f"journal {self.run}", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        """Commits all that waits as one transaction, over and over, until None is in the queue."""
+        ended = False
+        while not ended:
+            ops: list[_Op] = []
+            item = self._queue.get()
+            with suppress(queue.Empty):
+                while item is not None:
+                    ops.append(item)
+                    item = self._queue.get_nowait()
+                ended = True
+            _answer(ops, self._transact(ops))
+
+    def _transact(self, ops: Sequence[_Op]) -> list[object]:
+        """One transaction; an answer for each op, an exception where it failed."""
+        answers: list[object] = []
+        if self._failure is None:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                for op in ops:
+                    try:
+                        answers.append(op.work(self._db))
+                    except AimportError as error:
+                        answers.append(error)
+                self._db.execute("COMMIT")
+                if self.directory is not None:
+                    lines = [line for op in ops for line in op.lines]
+                    self._committed(self.directory, max((op.mark for op in ops), default=0), lines)
+            except Exception as error:  # whatever it was, nobody may wait for ever
+                self._failure = _failure(error, self._path)
+                with suppress(sqlite3.Error):
+                    self._db.rollback()
+        if self._failure is not None:
+            self._told = self._told or any(op.waiter is not None for op in ops)
+            return [_copy(self._failure) for _ in ops]
+        return answers
+
+    def _committed(self, directory: Path, mark: int, rejects: Sequence[bytes]) -> None:
+        """After each commit: is the file still there? Then the mark, and what was rejected."""
+        for name in (DATABASE, DATABASE + "-wal"):
+            try:
+                inode = os.stat(directory / name).st_ino
+            except FileNotFoundError:
+                inode = 0
+            if self._inodes.setdefault(name, inode) != inode or not inode:
+                raise JournalError(f"{directory / name} was deleted or replaced while the run was writing it")
+        if mark:
+            os.pwrite(self._mark, _mark(mark), 0)
+        lines = b"".join(rejects)
+        while lines:
+            lines = lines[os.write(self._rejects, lines) :]
+
+    # --- checks
+
+    def _check_all(self, *, cut: bool) -> None:
+        """Reads every record once, then writes one, so that a journal that cannot be written is noticed here."""
+        assert self.directory is not None
+        found = _scan(self._db, self._path)
+        marked = _read_mark(self.directory / MARK)
+        lost = max(0, marked - found.seq)
+        if lost and not cut:
+            raise JournalDamaged(
+                f"{self._path}: table log: rows {found.seq + 1} to {marked} are lost, the end of {DATABASE}-wal"
+                " is damaged or was cut",
+                hint=REPAIR,
+            )
+        self._seq, self._number = found.seq + 1, found.number + lost
+        self._created_us = max(self._created_us, found.created_us)
+        with _transaction(self._db):
+            _insert(self._db, self._seq, OPENED, 0, 0, 0, _json([os.getpid(), _now_us(), lost]))
+        self.lost = found.lost + lost
+        if lost:
+            _replace_file(self.directory / MARK, _mark(self._seq))
+        _rewrite_rejects(self.directory, found.rejects)
+
+    def _check_claims(self, names: Sequence[str] | None = None) -> None:
+        """No live other run may have one of `names` (None: of all our claims), which are claimed already.
+
+        A run that is just starting and has no tables yet will find our claims itself.
+        """
+        assert self.directory is not None
+        for other, holder in _live_others(self.directory):
+            for chunk in _claims(self._db) if names is None else _chunks(_blobs(names)):
+                if taken := _first_claimed(other / DATABASE, chunk):
+                    raise RunHeld(
+                        f"{taken} is being imported by run {other.name} ({holder})",
+                        hint="wait for that run, or leave this user out",
+                    )
+
+    def _write_info(self, *, finished: bool) -> None:
+        assert self.directory is not None
+        counts = Counter(result.status for result in self.results())
+        info = {
+            "run": self.run,
+            "job": self.job,
+            "created": self.created,
+            "finished": finished,
+            "arguments": dataclasses.asdict(self.arguments),
+            "counts": counts,
+        }
+        info["seal"] = _seal((), _json(info))
+        _replace_file(self.directory / INFO, json.dumps(info, indent=1).encode() + b"\n")
+
+
+def runs(root: Path) -> Sequence[RunInfo]:
+    """The runs below `root`, newest first. Reads no log; a run that cannot be read is listed with its damage."""
+    found = [_info(directory) for directory in _run_directories(root)]
+    return sorted((info for info in found if info is not None), key=lambda info: (info.created, info.run), reverse=True)
+
+
+# --- records
+
+
+@dataclass(frozen=True, slots=True)
+class _Op:
+    """What a task asks of the writer thread; `lines` go to `rejects.jsonl` once it is durable."""
+
+    work: Work[Any]
+    waiter: asyncio.Future[Any] | concurrent.futures.Future[Any] | None
+    lines: Sequence[bytes] = ()
+    mark: int = 0
+    """Number of a record whose loss would do harm: to forget an outcome only costs a reconcile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Meta:
+    run: str
+    job: str
+    arguments: RunArguments
+    created_us: int
+
+
+@dataclass(slots=True)
+class _Scan:
+    """What a pass over the whole log tells."""
+
+    seq: int = 0
+    number: int = 0
+    created_us: int = 0
+    lost: int = 0
+    rejects: dict[tuple[int, str], bytes] = field(default_factory=dict)
+
+
+_IntentBlob = tuple[int, bytes, bytes]  # created_us, packed columns, digests
+_Columns = tuple[list[bytes], list[int], list[int]]  # keys, sizes, dates
+_OutcomeBlob = tuple[list[int], bytes]  # UID or NO_UID, REFUSED, ABSENT (one for all alike); JSON of the rest
+_read_intent = msgspec.msgpack.Decoder(_IntentBlob).decode
+_read_columns = msgspec.msgpack.Decoder(_Columns).decode
+_read_outcome = msgspec.msgpack.Decoder(_OutcomeBlob).decode
+_packed = msgspec.msgpack.Encoder().encode
+
+
+def _blob(text: str) -> bytes:
+    """Text that may hold octets which are not UTF-8 (file names)."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(blob: bytes) -> str:
+    return blob.decode("utf-8", "surrogatepass")
+
+
+def _blobs(names: Iterable[str]) -> list[tuple[bytes]]:
+    return [(_blob(name),) for name in names]
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def _pack_intent(batch: OpenBatch) -> bytes:
+    keys = [_blob(key) for key in batch.keys]
+    columns = _packed((keys, [fingerprint.size for fingerprint in batch.fingerprints], batch.dates))
+    digests = b"".join(fingerprint.digest for fingerprint in batch.fingerprints)
+    return _packed((batch.created_us, zlib.compress(columns, 1), digests))
+
+
+def _unpack_intent(number: int, data: bytes) -> OpenBatch:
+    created_us, columns, digests = _read_intent(data)
+    keys, sizes, dates = _read_columns(zlib.decompress(columns))
+    width = len(digests) // len(keys) if keys else 0
+    return OpenBatch(
+        number=number,
+        created_us=created_us,
+        keys=tuple(MessageKey(_text(key)) for key in keys),
+        fingerprints=tuple(
+            Fingerprint(size=size, digest=digests[index * width : (index + 1) * width])
+            for index, size in enumerate(sizes)
+        ),
+        dates=tuple(dates),
+    )
+
+
+def _unpack_keys(data: bytes) -> tuple[list[MessageKey], list[int]]:
+    """Keys and sizes alone: a third of the time of `_unpack_intent`."""
+    keys, sizes, _ = _read_columns(zlib.decompress(_read_intent(data)[1]))
+    return [MessageKey(_text(key)) for key in keys], sizes
+
+
+def _pack_uids(
+    uids: Sequence[int],
+    rejects: Sequence[tuple[int, str, str]] = (),
+    dropped: Sequence[tuple[int, Sequence[str]]] = (),
+    doubtful: Sequence[int] = (),
+) -> bytes:
+    rest = _json([rejects, dropped, doubtful]) if rejects or dropped or doubtful else b""
+    return _packed((uids[:1] if len(set(uids)) == 1 else uids, rest))
+
+
+def _pack_outcomes(outcomes: Sequence[Appended | Rejected]) -> bytes:
+    return _pack_uids(
+        [REFUSED if isinstance(outcome, Rejected) else outcome.uid or NO_UID for outcome in outcomes],
+        [(i, one.code, one.text[:TEXT_LIMIT]) for i, one in enumerate(outcomes) if isinstance(one, Rejected)],
+        [(i, one.dropped) for i, one in enumerate(outcomes) if isinstance(one, Appended) and one.dropped],
+    )
+
+
+def _unpack_outcomes(keys: Sequence[MessageKey], data: bytes) -> tuple[list[Appended | Rejected | None], Sequence[int]]:
+    """One outcome per message, None where it was not stored, and the indexes that are doubtful."""
+    uids, rest = _read_outcome(data)
+    rejects, dropped, doubtful = json.loads(rest) if rest else ((), (), ())
+    flags = {index: tuple(names) for index, names in dropped}
+    outcomes: list[Appended | Rejected | None] = [
+        Appended(key=key, uid=Uid(uid) if uid > 0 else None, dropped=flags.get(index, ())) if uid >= NO_UID else None
+        for index, (key, uid) in enumerate(zip(keys, uids if len(uids) == len(keys) else uids * len(keys), strict=True))
+    ]
+    for index, code, text in rejects:
+        outcomes[index] = Rejected(key=keys[index], code=code, text=text)
+    return outcomes, doubtful
+
+
+def _unpack_rejects(data: bytes) -> list[Rejected]:
+    return [Rejected(key=MessageKey(key), code=code, text=text) for key, code, text in json.loads(data)]
+
+
+def _unpack_result(data: bytes) -> UserResult:
+    """Unknown keys are of a newer aimport of the same schema."""
+    names = {item.name for item in dataclasses.fields(UserResult)}
+    return UserResult(**{key: value for key, value in json.loads(data).items() if key in names})
+
+
+def _cut(rejection: Rejected) -> Rejected:
+    if len(rejection.text) <= TEXT_LIMIT:
+        return rejection
+    return dataclasses.replace(rejection, text=rejection.text[:TEXT_LIMIT])
+
+
+def _reject_line(user: str, mailbox: str, rejection: Rejected, size: int | None) -> bytes:
+    line = {
+        "user": user,
+        "mailbox": mailbox,
+        "key": rejection.key,
+        "code": rejection.code,
+        "text": rejection.text[:TEXT_LIMIT],
+        "size": size,
+    }
+    return json.dumps(line).encode("ascii") + b"\n"
+
+
+def _entries(user: str, names: tuple[str, str], batch: OpenBatch, data: bytes | None) -> Iterator[Entry]:
+    outcomes = _unpack_outcomes(batch.keys, data)[0] if data is not None else [None] * len(batch.keys)
+    for key, fingerprint, date, outcome in zip(batch.keys, batch.fingerprints, batch.dates, outcomes, strict=True):
+        if data is None or outcome is not None:
+            yield Entry(
+                user=user,
+                source=names[0],
+                destination=names[1],
+                key=key,
+                fingerprint=fingerprint,
+                date=date,
+                outcome=outcome,
+            )
+
+
+# --- tables
+
+
+def _seal(numbers: Sequence[object], *blobs: bytes) -> int:
+    check = zlib.crc32(repr(tuple(numbers)).encode())
+    for blob in blobs:
+        check = zlib.crc32(blob, zlib.crc32(b"%d:" % len(blob), check))
+    return check
+
+
+def _sealed(seal: object, numbers: Sequence[object], *blobs: object) -> bool:
+    """Damage may also have changed the types of columns."""
+    octets = [blob for blob in blobs if isinstance(blob, bytes)]
+    return len(octets) == len(blobs) and all(isinstance(n, int) for n in numbers) and seal == _seal(numbers, *octets)
+
+
+def _insert(db: sqlite3.Connection, seq: int, kind: int, user: int, lane: int, number: int, data: bytes) -> None:
+    numbers = (seq, kind, user, lane, number)
+    db.execute(f"INSERT INTO log ({COLUMNS}) VALUES (?,?,?,?,?,?,?)", (*numbers, data, _seal(numbers, data)))
+
+
+def _unsealed(row: Sequence[Any], path: Path) -> _Row:
+    *numbers, data, seal = row
+    if not _sealed(seal, numbers, data):
+        raise _damaged(path, "log", row[0])
+    seq, kind, user, lane, number = numbers
+    return seq, kind, user, lane, number, data
+
+
+def _damaged(path: Path, table: str, row: object, text: str = "does not match its checksum") -> JournalDamaged:
+    return JournalDamaged(f"{path}: table {table}: row {row} {text}", hint=REPAIR)
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        db.rollback()
+        raise
+
+
+def _make_tables(db: sqlite3.Connection, meta: _Meta) -> None:
+    data = _json(dataclasses.asdict(meta))
+    with _transaction(db):
+        for statement in DDL:
+            db.execute(statement)
+        db.execute("INSERT INTO meta VALUES (1,?,?)", (data, _seal((1,), data)))
+        db.execute(f"PRAGMA application_id={APPLICATION}")
+        db.execute(f"PRAGMA user_version={SCHEMA}")
+
+
+def _read_meta(db: sqlite3.Connection, directory: Path) -> _Meta:
+    path = directory / DATABASE
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+        raise JournalError(f"{path} is not a journal of aimport", hint=REPAIR)
+    if version != SCHEMA:
+        raise JournalError(
+            f"{path} has format {version}, this aimport knows {SCHEMA}", hint="use the aimport that began the run"
+        )
+    row = db.execute("SELECT id, data, seal FROM meta").fetchone()
+    if row is None or not _sealed(row[2], row[:1], row[1]):
+        raise _damaged(path, "meta", 1)
+    meta = msgspec.json.decode(row[1], type=_Meta)
+    if meta.run != directory.name:
+        raise JournalError(f"{path} belongs to run {meta.run}, not to {directory.name}", hint=REPAIR)
+    return meta
+
+
+def _user(db: sqlite3.Connection, name: str, destination: str) -> tuple[int, str]:
+    """Number and destination of a user; a new row when it has none."""
+    key, where = _blob(name), _blob(destination)
+    row = db.execute("SELECT id, destination FROM users WHERE name=?", (key,)).fetchone()
+    if row is not None and row[1]:
+        return row[0], _text(row[1])
+    number = row[0] if row else (db.execute("SELECT max(id) FROM users").fetchone()[0] or 0) + 1
+    db.execute("INSERT OR REPLACE INTO users VALUES (?,?,?,?)", (number, key, where, _seal((number,), key, where)))
+    return number, destination
+
+
+def _insert_claims(db: sqlite3.Connection, names: Iterable[str]) -> list[str]:
+    """Claims `names`; returns those that were not claimed before."""
+    statement = "INSERT OR IGNORE INTO claims VALUES (?,?)"
+    return [name for name in names if db.execute(statement, (_blob(name), _seal((), _blob(name)))).rowcount > 0]
+
+
+def _claims(db: sqlite3.Connection) -> Iterator[list[tuple[bytes]]]:
+    rows = db.execute("SELECT destination FROM claims")
+    while chunk := rows.fetchmany(CHUNK):
+        yield chunk
+
+
+def _chunks(names: list[tuple[bytes]]) -> Iterator[list[tuple[bytes]]]:
+    return (names[start : start + CHUNK] for start in range(0, len(names), CHUNK))
+
+
+def _first_claimed(path: Path, names: Sequence[tuple[bytes]]) -> str:
+    """One of `names` that the journal of another run claims, or ""."""
+    statement = f"SELECT destination FROM claims WHERE destination IN ({','.join('?' * len(names))})"
+    try:
+        with _translated(path), closing(_connect(path, write=False)) as db:
+            taken = db.execute(statement, [name for (name,) in names]).fetchone()
+            return _text(taken[0]) if taken else ""
+    except JournalError as error:
+        logger.warning("claims unreadable journal=%s error=%s", path, error)
+        return ""
+
+
+def _results(db: sqlite3.Connection, *, after: int, path: Path) -> tuple[int, list[UserResult]]:
+    """Results of the next users after that number, and the last number; -1: there are no more."""
+    users = [number for (number,) in db.execute("SELECT id FROM users WHERE id>? ORDER BY id LIMIT ?", (after, CHUNK))]
+    statement = f"SELECT {COLUMNS} FROM log WHERE user=? AND kind={RESULT} ORDER BY seq DESC LIMIT 1"
+    rows = [db.execute(statement, (number,)).fetchone() for number in users]
+    return (users[-1] if users else -1), [_unpack_result(_unsealed(row, path)[5]) for row in rows if row is not None]
+
+
+def _scan(db: sqlite3.Connection, path: Path) -> _Scan:
+    """Reads everything once: pages, seals, numbers without gaps, outcomes with their intents."""
+    problem = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if problem != b"ok":
+        raise JournalDamaged(f"{path}: {_text(problem)}", hint=REPAIR)
+    names: dict[int, bytes] = {}
+    users = 0
+    for number, name, destination, seal in db.execute("SELECT id, name, destination, seal FROM users ORDER BY id"):
+        users += 1
+        if number != users or not _sealed(seal, (number,), name, destination):
+            raise _damaged(path, "users", number)
+    for name, seal in db.execute("SELECT destination, seal FROM claims"):
+        if not _sealed(seal, (), name):
+            raise _damaged(path, "claims", repr(name))
+    scan = _Scan()
+    last = b""
+    opened: dict[int, bytes] = {}
+    lanes: dict[int, str] = {}
+    refusing: set[int] = set()
+    for row in db.execute(f"SELECT {COLUMNS} FROM log ORDER BY seq"):
+        seq, kind, user, lane, number, data = _unsealed(row, path)
+        scan.seq += 1
+        if seq != scan.seq or user > users:
+            raise _damaged(path, "log", scan.seq, "is missing" if seq != scan.seq else "has no user")
+        if kind == OPENED:
+            scan.lost += json.loads(data)[2]
+        elif kind == INTENT:
+            opened[number] = last = data
+            scan.number = max(scan.number, number)
+        elif kind in (OUTCOME, REJECT):
+            if kind == OUTCOME and number not in opened:
+                raise _damaged(path, "log", seq, "ends a batch that never began")
+            intent = opened.pop(number, b"")
+            ended: list[tuple[int | None, Appended | Rejected | None]] = []
+            if kind == REJECT:
+                ended = [(None, rejection) for rejection in _unpack_rejects(data)]
+            elif lane in refusing or _read_outcome(data)[1]:
+                keys, sizes = _unpack_keys(intent)
+                ended = list(zip(sizes, _unpack_outcomes(keys, data)[0], strict=True))
+            for size, outcome in ended:
+                if isinstance(outcome, Rejected):
+                    refusing.add(lane)
+                    if user not in names:
+                        names[user] = db.execute("SELECT name FROM users WHERE id=?", (user,)).fetchone()[0]
+                    line = _reject_line(_text(names[user]), _lane_name(db, lane, lanes), outcome, size)
+                    scan.rejects[lane, outcome.key] = line
+                elif outcome is not None:
+                    scan.rejects.pop((lane, outcome.key), None)
+    if last:
+        batch = _unpack_intent(scan.number, last)
+        scan.created_us = batch.created_us + len(batch.keys)
+    return scan
+
+
+def _lane_name(db: sqlite3.Connection, lane: int, known: dict[int, str]) -> str:
+    if lane not in known:
+        known[lane] = json.loads(db.execute("SELECT data FROM log WHERE seq=?", (lane,)).fetchone()[0])[0]
+    return known[lane]
+
+
+def _has_written(directory: Path) -> bool:
+    """Whether a run stored a message, or may have."""
+    path = directory / DATABASE
+    opened: set[int] = set()
+    with _translated(path), closing(_connect(path, write=False)) as db:
+        _read_meta(db, directory)
+        for row in db.execute(f"SELECT {COLUMNS} FROM log ORDER BY seq"):
+            _, kind, _, _, number, data = _unsealed(row, path)
+            if kind == INTENT:
+                opened.add(number)
+            elif kind == OUTCOME:
+                opened.discard(number)
+                if any(uid >= NO_UID for uid in _read_outcome(data)[0]):
+                    return True
+    return bool(opened)
+
+
+# --- the writer's answers and failures
+
+
+def _answer(ops: Sequence[_Op], answers: Sequence[object]) -> None:
+    """Wakes who waits; one call into the loop for all of them."""
+    waiting: list[tuple[asyncio.Future[Any], object]] = []
+    for op, answer in zip(ops, answers, strict=True):
+        if isinstance(op.waiter, concurrent.futures.Future):
+            _resolve(op.waiter, answer)
+        elif op.waiter is not None:
+            waiting.append((op.waiter, answer))
+    if waiting:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            waiting[0][0].get_loop().call_soon_threadsafe(_wake, waiting)
+
+
+def _wake(waiting: Iterable[tuple[asyncio.Future[Any], object]]) -> None:
+    for waiter, answer in waiting:
+        if not waiter.done():
+            _resolve(waiter, answer)
+
+
+def _resolve(waiter: asyncio.Future[Any] | concurrent.futures.Future[Any], answer: object) -> None:
+    if isinstance(answer, AimportError):
+        waiter.set_exception(answer)
+    else:
+        waiter.set_result(answer)
+
+
+def _copy(error: JournalError) -> JournalError:
+    """An exception of its own for everyone who is told, so that traces do not mix."""
+    return type(error)(error.text, hint=error.hint)
+
+
+def _failure(error: Exception, path: Path) -> JournalError:
+    if isinstance(error, JournalError):
+        return error
+    codes = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    if isinstance(error, UnicodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in codes:
+        return JournalDamaged(f"{path}: {error}", hint=REPAIR)  # SQLite quotes a damaged schema in its words
+    return JournalError(f"{path}: {error}", hint="nothing more is sent; `aimport resume` goes on once that is repaired")
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError, UnicodeError, msgspec.MsgspecError) as error:
+        raise _failure(error, path) from error
+
+
+# --- files
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _iso(us: int) -> str:
+    return datetime.fromtimestamp(us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _new_name() -> str:
+    return f"{datetime.fromtimestamp(_now_us() / 1e6, UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _open_file(path: Path, flags: int = 0) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace_file(path: Path, data: bytes) -> None:
+    """Either the old file or the new one, whole, whatever happens."""
+    temporary = path.with_name(path.name + ".new")
+    with open(_open_file(temporary, os.O_TRUNC), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_directory(path.parent)
+
+
+def _rewrite_rejects(directory: Path, lines: Mapping[tuple[int, str], bytes]) -> None:
+    if lines or (directory / REJECTS).exists():
+        _replace_file(directory / REJECTS, b"".join(lines.values()))
+
+
+def _mark(seq: int) -> bytes:
+    text = b"%020d" % seq
+    return text + b" %08x\n" % zlib.crc32(text)
+
+
+def _read_mark(path: Path) -> int:
+    """The last intent known to be durable; 0 when the mark is missing or unreadable, as it is only a witness."""
+    with suppress(FileNotFoundError):
+        data = path.read_bytes()
+        if data[:20].isdigit() and data == _mark(int(data[:20])):
+            return int(data[:20])
+        if not data:
+            return 0
+    logger.warning("journal mark unreadable path=%s", path)
+    return 0
+
+
+def _connect(path: Path, *, write: bool = True, new: bool = False) -> sqlite3.Connection:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise JournalError(f"{path} is not a regular file")
+    if not status.st_size and not new:
+        raise JournalError(f"{path} is empty", hint=REPAIR)
+    uri = f"{path.absolute().as_uri()}?mode={'rw' if write else 'ro'}"
+    db = sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA trusted_schema=OFF")
+        db.execute("PRAGMA cell_size_check=ON")
+        db.execute("PRAGMA synchronous=FULL")
+        if new:
+            db.execute(f"PRAGMA page_size={PAGE}")
+        if write and db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+            raise JournalError(f"{path}: the file system cannot hold a write-ahead log", hint="see --journal DIR")
+        db.text_factory = bytes  # all text is kept in BLOBs; a damaged column type must not fail to decode
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check_directory(path: Path) -> None:
+    """Ours alone: else somebody could plant files in it, or read who has mail."""
+    status = path.lstat()
+    mine = (0, os.geteuid())
+    if status.st_uid not in mine or path.stat().st_uid not in mine:
+        raise JournalError(f"{path} belongs to another user", hint="name another directory with --journal")
+    mode = path.stat().st_mode
+    if not stat.S_ISDIR(mode):
+        raise JournalError(f"{path} is not a directory")
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise JournalError(f"{path} can be written by others", hint=f"chmod go-w {path}")
+
+
+@contextmanager
+def _root_locked(root: Path, *, make: bool) -> Iterator[None]:
+    """Runs begin one after the other, so that two of one job cannot pass each other."""
+    with _translated(root):
+        if make:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not root.is_dir():
+            raise UsageError(f"no run in {root}")
+        _check_directory(root)
+        handle = _open_file(root / ".lock")
+        try:
+            _flock(handle, tries=200)
+        except BlockingIOError:
+            os.close(handle)
+            raise RunHeld(f"another aimport has been starting a run in {root} for 10 seconds") from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _flock(handle: int, *, tries: int) -> None:
+    """Takes the lock; someone who only asks who is alive holds it for a moment."""
+    for left in range(tries - 1, -1, -1):
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(0.05)
+    raise AssertionError(tries)
+
+
+def _make_directory(root: Path) -> tuple[Path, int]:
+    while True:
+        directory = root / _new_name()
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+            return directory, _take_lock(directory)
+
+
+def _take_lock(directory: Path) -> int:
+    """Holds the run until the handle is closed or the process ends, however it ends."""
+    with _translated(directory / LOCK):
+        _check_directory(directory)
+        handle = _open_file(directory / LOCK)
+        try:
+            _flock(handle, tries=5)
+        except BlockingIOError:
+            os.close(handle)
+            raise RunHeld(f"run {directory.name} is running ({_live(directory)}); nothing was touched") from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()} since {_iso(_now_us())}".encode(), 0)
+    return handle
+
+
+def _live(directory: Path) -> str:
+    """Who works on a run now, "" when nobody does."""
+    try:
+        handle = os.open(directory / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(handle, 300, 0).decode("utf-8", "replace") or "a process that is just starting"
+    finally:
+        os.close(handle)
+    return ""
+
+
+def _run_directories(root: Path) -> Iterator[Path]:
+    with _translated(root), suppress(FileNotFoundError), os.scandir(root) as entries:
+        for entry in entries:
+            if RUN_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                yield Path(entry.path)
+
+
+def _live_others(directory: Path) -> Iterator[tuple[Path, str]]:
+    for other in _run_directories(directory.parent):
+        if other.name != directory.name and (holder := _live(other)):
+            yield other, holder
+
+
+def _find(root: Path, run: str | None) -> Path:
+    if run is not None:
+        directory = root / run
+        if not RUN_NAME.fullmatch(run) or directory.is_symlink() or not directory.is_dir():
+            raise UsageError(f"no run {run!r} in {root}", hint="`aimport runs` lists them")
+        return directory
+    known = runs(root)
+    if not known:
+        raise UsageError(f"no run in {root}")
+    return next((info for info in known if not info.finished), known[0]).directory
+
+
+def _info(directory: Path) -> RunInfo | None:
+    """`run.json`; where it does not read, what the journal itself says. None: a run that never began."""
+    live = _live(directory)
+    try:
+        raw = json.loads((directory / INFO).read_bytes())
+        if raw.pop("seal") != _seal((), _json(raw)):
+            raise ValueError("does not match its checksum")
+        return RunInfo(
+            run=directory.name,
+            directory=directory,
+            job=str(raw["job"]),
+            created=str(raw["created"]),
+            finished=raw["finished"] is True and not live,
+            arguments=msgspec.convert(raw["arguments"], RunArguments),
+            counts={str(key): int(value) for key, value in raw["counts"].items()},
+            live=live,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as error:
+        damage = "" if isinstance(error, FileNotFoundError) else f"{directory / INFO}: {error}"
+    meta = _Meta(run=directory.name, job="", arguments=RunArguments(argv=(), cwd=""), created_us=0)
+    try:
+        with _translated(directory / DATABASE), closing(_connect(directory / DATABASE, write=False)) as db:
+            meta = _read_meta(db, directory)
+    except JournalError as error:
+        if not damage:
+            return None
+        damage = str(error)
+    return RunInfo(
+        run=directory.name,
+        directory=directory,
+        job=meta.job,
+        created=_iso(meta.created_us),
+        finished=False,
+        arguments=meta.arguments,
+        counts={},
+        live=live,
+        damage=damage,
+    )
