@@ -62,7 +62,7 @@ class Endpoint:
     def identity(self) -> str:
         if self.host:
             return f"{self.scheme}://{self.user}@{self.host}:{self.port}"
-        return f"{self.scheme}:{self.path}"
+        return f"{self.scheme}:{self.path}" + (f"#{self.user}" if self.user else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -101,6 +102,12 @@ class Run:
     budget: ByteBudget = field(init=False)
     hosts: HostLimits = field(init=False)
 
+    _accounts: WeakValueDictionary[str, anyio.Lock] = field(init=False, default_factory=WeakValueDictionary)
+
+    def alone(self, identity: str) -> anyio.Lock:
+        """Held while an account is written: two lines of a list may share one under different parents (F32)."""
+        return self._accounts.setdefault(identity, anyio.Lock())
+
     def __post_init__(self) -> None:
         self.budget = ByteBudget(self.limits.max_memory)
         self.hosts = HostLimits(self.limits.connections_per_host)
@@ -164,9 +171,10 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     try:
         if job.error:
             raise _unready(job)
-        log = await run.journal.begin_user(job.user, job.destination.identity)
-        account = Account(job, log, run)
-        await _try_until_done(account)
+        async with run.alone(job.destination.identity):
+            log = await run.journal.begin_user(job.user, job.destination.identity)
+            account = Account(job, log, run)
+            await _try_until_done(account)
     except AimportError as error:
         failure = error
     except anyio.get_cancelled_exc_class():
