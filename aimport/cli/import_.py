@@ -1,0 +1,70 @@
+"""aimport import"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aimport.cli import options
+from aimport.cli.main import Globals
+from aimport.limits import Limits
+
+
+@click.command("import", context_settings=options.WORDS_AS_THEY_STAND)
+@options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.LATER, options.ARGUMENTS)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    users: int,
+    connections_per_user: int,
+    connections_per_host: int,
+    max_memory: int,
+    max_errors: int | None,
+    fsync: Any,
+    journal: str | None,
+    no_journal: bool,
+    again: bool,
+    progress: Any,
+    as_json: bool,
+    **selection: Any,
+) -> int:
+    """Import mail of one, many or all users from SOURCE to below DEST_PARENT ("" for the root).
+
+    QUERY is doveadm's: ALL, or MAILBOX followed by a name or a pattern.
+
+    \b
+    aimport import -u bob --to imaps://mail.example.com maildir:/backup/bob/Maildir "" ALL
+    aimport import -F users.csv --to imaps://mail.example.com 'maildir:/backup/%d/%n/Maildir' "" ALL
+    """
+    from aimport.cli.work import Call, journal_root, run_import
+
+    globals_ = ctx.find_object(Globals)
+    assert globals_ is not None  # the group sets it
+    call = Call(
+        globals=globals_,
+        request=options.request(**selection),
+        limits=limits(users, connections_per_user, connections_per_host, max_memory, max_errors),
+        fsync=fsync,
+        journal=None if no_journal else Path(journal_root(journal)).absolute(),
+        again=again,
+        progress=progress,
+        as_json=as_json,
+    )
+    return globals_.start.resume(call) if globals_.start.resume else run_import(call)
+
+
+def limits(
+    users: int, connections_per_user: int, connections_per_host: int, max_memory: int, max_errors: int | None
+) -> Limits:
+    return dataclasses.replace(
+        options.DEFAULTS,
+        users=users,
+        connections_per_user=connections_per_user,
+        connections_per_host=connections_per_host,
+        max_memory=max_memory,
+        max_errors=max_errors or 0,
+    )

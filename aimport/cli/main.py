@@ -1,0 +1,179 @@
+"""The command group and the one place where failures become exit codes.
+
+Usage errors are 64, our own errors carry theirs, anything else is a bug: 70, one line, the
+trace only with -D.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import click
+
+from aimport import __version__
+from aimport.errors import AimportError, UsageError
+
+if TYPE_CHECKING:
+    from aimport.cli.work import Call
+
+COMMANDS: Final = {
+    "import": "import_:command",
+    "plan": "plan:command",
+    "resume": "resume:command",
+    "report": "report:command",
+    "runs": "runs:command",
+    "demo": "demo:command",
+}
+LATER: Final = ("verify", "users", "check", "bench")
+"""Commands of the contract that a later version brings."""
+
+HELP: Final = {
+    "import": "Import mail of one, many or all users.",
+    "plan": "Show what an import would do; touch nothing.",
+    "resume": "Go on with an interrupted or partly failed run.",
+    "report": "Summary of a run.",
+    "runs": "The runs this machine knows, newest first.",
+    "demo": "The main job on generated mail: 20 users, Maildir to Maildir, no server.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a command line comes from: typed, or kept in a journal and now resumed."""
+
+    typed: tuple[str, ...] = ()
+    resume: Callable[[Call], int] | None = None
+    """What `resume` does with the call instead of beginning a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Globals:
+    """Options that stand before COMMAND."""
+
+    config: str | None
+    overrides: tuple[str, ...]
+    start: Start
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when it is called, so that `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(":")
+        command = getattr(importlib.import_module(f"aimport.cli.{module}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in LATER:
+            raise UsageError(f"aimport {args[0]}: not yet in version {__version__}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(HELP.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="aimport")
+@click.option("-c", "config", metavar="FILE", help="Settings (TOML); default ./aimport.toml, then the XDG directory.")
+@click.option("-o", "overrides", metavar="KEY=VALUE", multiple=True, help="One setting; repeatable.")
+@click.option("-v", "verbose", is_flag=True, help="Log what is done.")
+@click.option("-D", "debug", is_flag=True, help="Log everything, without secrets.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.pass_context
+def cli(
+    ctx: click.Context,
+    config: str | None,
+    overrides: tuple[str, ...],
+    verbose: bool,
+    debug: bool,
+    log_format: Literal["text", "json"],
+) -> None:
+    """Batch mail import for many users at once: what doveadm import does, for any server."""
+    if not (isinstance(ctx.obj, Start) and ctx.obj.resume):
+        set_up_logging(logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING, log_format)
+    start = ctx.obj if isinstance(ctx.obj, Start) else Start()
+    ctx.obj = Globals(config=config, overrides=overrides, start=start)
+
+
+class _Line(logging.Formatter):
+    """One event, one line: control characters escaped, cut at a limit (P16)."""
+
+    LIMIT = 4000
+
+    def format(self, record: logging.LogRecord) -> str:
+        from aimport.report import printable
+
+        text = printable(super().format(record))
+        return text if len(text) <= self.LIMIT else text[: self.LIMIT] + "..."
+
+    def formatException(self, ei: object) -> str:  # logging's name
+        return super().formatException(ei).replace("\n", " | ")  # type: ignore[arg-type]  # as logging passes it
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        import msgspec
+
+        event = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage()[: _Line.LIMIT],
+        }
+        if record.exc_info:
+            event["trace"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(event).decode()
+
+
+def set_up_logging(level: int, form: Literal["text", "json"]) -> None:
+    """Log lines of aimport on stderr; of libraries only warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else _Line("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    logging.getLogger("aimport").setLevel(level)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line and returns its exit code; never a traceback without -D."""
+    debug = "-D" in arguments
+    try:
+        code = cli.main(
+            args=list(arguments), prog_name="aimport", standalone_mode=False, obj=Start(typed=tuple(arguments))
+        )
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return UsageError.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("aimport: stopped", file=sys.stderr)
+        return 130
+    except AimportError as error:
+        print(f"aimport: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our stdout is gone; point it elsewhere so that the interpreter's flush is quiet (F26).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 75
+    except Exception as error:
+        if debug:
+            raise
+        print(f"aimport: internal error: {type(error).__name__}; please report it, -D shows the trace", file=sys.stderr)
+        return 70
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,136 @@
+"""Options of `import` and `plan`, and the values they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from aimport import __version__
+from aimport.config import parse_size
+from aimport.errors import UsageError
+from aimport.limits import Limits
+from aimport.plan import Request
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+DEFAULTS: Final = Limits()
+
+
+class Size(click.ParamType[int]):
+    """Octets with an optional suffix, powers of 1024: 256M, 1GiB, 4096."""
+
+    name = "SIZE"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a size such as 64M or 1G", param, ctx)
+
+
+def not_yet(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuses an option of the contract that a later version brings (exit 64)."""
+    if value not in (None, False, (), 1, "stored", "never"):
+        raise UsageError(f"{param.opts[0]}: not yet in version {__version__}")
+    return value
+
+
+def _later(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    return click.option(*names, callback=not_yet, expose_value=False, hidden=True, **settings)
+
+
+JOURNAL: Final = click.option(
+    "--journal", metavar="DIR", help="Where runs are remembered; default aimport/ in the XDG state directory."
+)
+SELECTION: Final = (
+    click.option("-u", "user", metavar="USER|MASK", help="One user, or those that match a mask (* and ?)."),
+    click.option("-A", "all_users", is_flag=True, help="All users of the list (-F, else the setting user_list)."),
+    click.option("-F", "list_file", metavar="FILE", help="The user list: names, or CSV with a header; - is stdin."),
+    click.option("-U", "source_user", metavar="SRCUSER", help="Whose identity opens the source; default: the user's."),
+    click.option("-s", "subscribe", is_flag=True, help="Subscribe each mailbox that is imported into."),
+    click.option("--to", metavar="LOCATION", help="The destination; default the setting mail_location."),
+)
+LIMITS: Final = (
+    click.option("--users", type=click.IntRange(1), default=DEFAULTS.users, show_default=True,
+                 help="Users imported at the same time."),
+    click.option("--connections-per-user", type=click.IntRange(1), default=DEFAULTS.connections_per_user,
+                 show_default=True, help="Mailboxes of one user copied at the same time."),
+    click.option("--connections-per-host", type=click.IntRange(1), default=DEFAULTS.connections_per_host,
+                 show_default=True, help="Connections to one host over all users."),
+    click.option("--max-memory", type=Size(), default=DEFAULTS.max_memory, show_default="256M",
+                 help="Message octets in flight over all users."),
+    click.option("--max-errors", type=click.IntRange(1), default=None,
+                 help="Take no new users once N have failed."),
+)  # fmt: skip
+RUNNING: Final = (
+    click.option("--fsync", type=click.Choice(["never", "batch", "each"]), default="batch", show_default=True,
+                 help="Durability of local destinations; batch: durable before the journal says so."),
+    JOURNAL,
+    click.option("--no-journal", is_flag=True, help="Remember nothing: a run that is cut cannot be resumed."),
+    click.option("--again", is_flag=True, help="Begin a new run beside an unfinished one of the same job."),
+    click.option("--progress", type=click.Choice(["auto", "bar", "plain", "none"]), default="auto", show_default=True),
+    click.option("--json", "as_json", is_flag=True, help="Print the final report as one JSON document."),
+)  # fmt: skip
+LATER: Final = (
+    _later("--map", multiple=True), _later("--exclude", multiple=True), _later("--special-use", is_flag=True),
+    _later("--skip-existing", is_flag=True), _later("--merge"),
+    click.option("--order", type=click.Choice(["stored", "newest", "oldest"]), default="stored", callback=not_yet,
+                 expose_value=False, hidden=True),
+    _later("--first", multiple=True), _later("--link", is_flag=True), _later("--salvage", is_flag=True),
+    _later("--list-format"), _later("--watch-list", is_flag=True), _later("--limit-rate"),
+    _later("--messages-per-second"), _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
+    _later("--repair", type=click.Choice(["on-reject", "never"])),
+    click.option("--no-link", is_flag=True, expose_value=False, hidden=True),  # nothing is linked yet
+)  # fmt: skip
+ARGUMENTS: Final = (
+    click.argument("source"),
+    click.argument("parent", metavar="DEST_PARENT"),
+    click.argument("query", nargs=-1, required=True, type=click.UNPROCESSED),
+)
+
+
+def with_options(*groups: tuple[Callable[[Any], Any], ...]) -> Callable[[Command], Command]:
+    """Adds groups of options in the order written."""
+
+    def add(command: Command) -> Command:
+        for group in reversed(groups):
+            for option in reversed(group):
+                command = option(command)
+        return command
+
+    return add
+
+
+WORDS_AS_THEY_STAND: Final = {"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]}
+"""Nothing after SOURCE is an option: `-1` and `NOT` are query words."""
+
+
+def request(
+    *,
+    source: str,
+    parent: str,
+    query: tuple[str, ...],
+    to: str | None,
+    user: str | None,
+    all_users: bool,
+    list_file: str | None,
+    source_user: str | None,
+    subscribe: bool,
+) -> Request:
+    """The selection options and arguments as the planner takes them; one `--` before the query is dropped."""
+    if query[:1] == ("--",):
+        query = query[1:]
+    return Request(
+        source=source,
+        parent=parent,
+        query=query,
+        to=to,
+        user=user,
+        all_users=all_users,
+        list_file=list_file,
+        source_user=source_user,
+        subscribe=subscribe,
+    )

@@ -1,0 +1,179 @@
+"""One run from its arguments to its report: what `import`, `resume` and `demo` share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aimport import progress
+from aimport.cli.main import Globals
+from aimport.config import Settings, load_settings
+from aimport.errors import AimportError, JournalError
+from aimport.journal import Journal, RunArguments
+from aimport.limits import Limits
+from aimport.model import UserJob
+from aimport.plan import Plan, Request, jobs, make_plan
+from aimport.results import RunReport, UserResult, exit_code
+from aimport.stores import Fsync, Stores
+
+if TYPE_CHECKING:
+    from aimport.runners.local import Ending
+
+FINISHED = frozenset({"done"})
+"""Statuses of users who need no further try."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """An `import` command line, taken apart."""
+
+    globals: Globals
+    request: Request
+    limits: Limits = field(default_factory=Limits)
+    fsync: Fsync = "batch"
+    journal: Path | None = None
+    """Where runs are remembered; None: nowhere."""
+    again: bool = False
+    progress: progress.Style = "auto"
+    as_json: bool = False
+
+
+def journal_root(given: str | None) -> Path:
+    """`--journal`, else `aimport/` in the XDG state directory."""
+    if given:
+        return Path(given)
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "aimport"
+
+
+def settings_of(globals_: Globals) -> Settings:
+    return load_settings(file=globals_.config, options=globals_.overrides)
+
+
+def job_identity(call: Call, settings: Settings) -> str:
+    """What makes two runs the same job: source, parent, query, destination, users (cli contract)."""
+    request = call.request
+    users = request.list_file if request.list_file is not None else settings.user_list
+    parts = [
+        request.source,
+        request.parent,
+        "\0".join(request.query),
+        request.to or settings.mail_location,
+        request.user or ("" if request.all_users or request.list_file else os.environ.get("USER", "")),
+        "all" if request.all_users else "",
+        os.path.abspath(users) if users not in ("", "-") else users,
+        request.source_user or "",
+        settings.imapc_host,
+    ]
+    return hashlib.sha256("\1".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def run_import(call: Call) -> int:
+    """`aimport import`: a new run."""
+    settings = settings_of(call.globals)
+    plan = make_plan(call.request, settings, stdin=sys.stdin.buffer)
+    if call.journal is None:
+        journal = Journal.in_memory()
+    else:
+        arguments = RunArguments(
+            argv=call.globals.start.typed,
+            cwd=os.getcwd(),
+            settings=tuple((name, str(value)) for name, value in settings.public().items()),
+        )
+        journal = Journal.create(call.journal, job=job_identity(call, settings), arguments=arguments, again=call.again)
+    return drive(call, plan, journal)
+
+
+def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) -> int:
+    """Runs the users that are not done, closes the journal, prints the report; returns the exit code."""
+    from aimport.pipeline import Run
+    from aimport.runners import local
+
+    done = {result.user for result in journal.results() if result.status in FINISHED} if resumed else set()
+    run = Run(
+        stores=Stores(fsync=call.fsync),
+        journal=journal,
+        query=plan.query,
+        limits=call.limits,
+        subscribe=call.request.subscribe,
+    )
+
+    async def main() -> tuple[Ending, list[UserResult]]:
+        ending = await local.run_plan(_left(plan, done), run, progress=progress.choose(call.progress))
+        results = list(journal.results())
+        finished = (
+            not ending.stopped
+            and ending.failure is None
+            and not run.gave_up
+            and all(result.status in FINISHED for result in results)
+        )
+        try:
+            await journal.close(finished=finished)
+        except JournalError as failure:
+            ending.failure = ending.failure or failure
+        return ending, results
+
+    ending, results = local.run_loop(main)
+    code = exit_code(
+        results,
+        single_user=plan.selection.single is not None,
+        stopped=ending.stopped,
+    )
+    if ending.failure is not None:
+        print(f"aimport: {ending.failure}", file=sys.stderr)
+        code = _with_failure(code, ending.failure)
+    elif run.gave_up and code != 130:
+        code = 75
+    _print_report(call, RunReport(run=journal.run, users=results, exit=code), journal)
+    return code
+
+
+def _with_failure(code: int, failure: AimportError) -> int:
+    """A failure of the whole run is told by its own code unless a stronger one applies."""
+    return code if code in (70, 130) else failure.exit_code
+
+
+def _left(plan: Plan, done: set[str]) -> Iterator[UserJob]:
+    """Jobs of the users that are not done. A changed user list is found out here."""
+    for job in jobs(plan):
+        if job.user not in done:
+            yield job
+
+
+def _print_report(call: Call, report: RunReport, journal: Journal) -> None:
+    if call.as_json:
+        print_json(report.to_json())
+    else:
+        from aimport.report import write_table
+
+        write_table(report, sys.stdout)
+    if journal.directory is None:
+        return
+    if report.totals.rejected:
+        print(f"rejected messages: {journal.directory / 'rejects.jsonl'}", file=sys.stderr)
+    if report.exit not in (0, 70):
+        print(f"to go on: aimport resume {report.run}", file=sys.stderr)
+
+
+def print_json(document: object) -> None:
+    """One JSON document or line on stdout."""
+    import msgspec
+
+    print(msgspec.json.encode(document).decode(), flush=True)
+
+
+def read_run(root: Path, names: Sequence[str]) -> RunReport:
+    """Runs as they stand, for `report`; also of one that works now. No name: the newest."""
+    results: list[UserResult] = []
+    shown: list[str] = []
+    for name in names or (None,):
+        with Journal.view(root, name) as journal:
+            shown.append(journal.run)
+            results += journal.results()
+    code = exit_code(results, single_user=False, stopped=False)
+    return RunReport(run="+".join(shown), users=results, exit=code)
