@@ -1,0 +1,15 @@
+"""aimport and its peers on the same mail, the same servers, in the same run: `python -m bench`.
+
+    corpus (one seed) ──link──▶ source account ──CONTENDER──▶ destination account ──count──▶ figures
+                                      ▲ Dovecot                       ▲ Dovecot
+
+    corpus     the generated mail, and a fresh, warm copy of it for every trial
+    servers    two private Dovecots and what the machine is
+    peers      the contenders, each a whole command, and why one is left out
+    measure    commands from outside: time, CPU, memory
+    results    the figures of every round, ratios, JSON
+    table      the same as plain text or markdown
+
+Every trial has names of its own and nothing is deleted before the end: on ext4 a run after a
+deletion takes up to three times as long. Ratios are taken within a round, never against memory.
+"""

@@ -1,0 +1,212 @@
+"""The bench: its mail is the same each time, its arithmetic is right, what is lost is not counted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import table
+from bench.__main__ import main
+from bench.corpus import link_account, message_files, write_corpus
+from bench.measure import Command, Measured, measure
+from bench.peers import AIMPORT, CONTENDERS
+from bench.results import Entry, Result, Round, RouteResult, Spread, ratios, read_result, spread
+from bench.servers import Site
+from tests import mail, servers
+from tests.processes import Owner, server_folder, server_owner
+
+MACHINE: dict[str, str | int] = {
+    "cores": 2,
+    "cpu": "CPU",
+    "memory_gib": 8,
+    "kernel": "Linux 6",
+    "filesystem": "ext4",
+    "load_at_start": "0.10",
+}
+SETTINGS: dict[str, str | int] = {
+    "users": 4,
+    "messages": 250,
+    "rounds": 3,
+    "seed": 1,
+    "median_octets": 12288,
+    "mail_fsync": "optimized",
+}
+
+
+def a_round(number: int, seconds: float, *, wrong: str = "") -> Round:
+    return Round(
+        round=number,
+        seconds=seconds,
+        client_cpu_s=0.5,
+        server_cpu_s=1.0,
+        peak_rss_mib=64.2,
+        arrived=1000,
+        wrong=wrong,
+    )
+
+
+def a_result(*entries: Entry) -> Result:
+    return Result(
+        schema=1,
+        taken="2026-01-02 03:04 UTC",
+        machine=MACHINE,
+        versions={"aimport": "1", "dovecot": "2"},
+        settings=SETTINGS,
+        messages=1000,
+        octets=24 * 2**20,
+        routes=(RouteResult(route="maildir-imap", entries=entries),),
+    )
+
+
+def python(code: str, env: dict[str, str] | None = None) -> Command:
+    here = Owner(name="root", group="root", uid=os.geteuid(), gid=os.getegid())
+    return Command(argv=(sys.executable, "-c", code), owner=here, env=env or {})
+
+
+def test_one_seed_makes_one_corpus(tmp_path: Path) -> None:
+    first = write_corpus(tmp_path / "a", seed=3, accounts=2, messages=30)
+    again = write_corpus(tmp_path / "b", seed=3, accounts=2, messages=30)
+    other = write_corpus(tmp_path / "c", seed=4, accounts=2, messages=30)
+    assert first.messages == 60
+    assert first.octets == again.octets != other.octets
+    for name in first.accounts:
+        files = [sorted(file.name for file in message_files(each.root / name)) for each in (first, again)]
+        assert files[0] == files[1]
+        assert mail.in_maildir(first.root / name) == mail.in_maildir(again.root / name)
+        assert mail.in_maildir(first.root / name) != mail.in_maildir(other.root / name)
+
+
+def test_a_linked_account_holds_the_same_mail_and_shares_no_directory(tmp_path: Path) -> None:
+    """A contender may rename and add files in its source; the corpus stays as it is."""
+    corpus = write_corpus(tmp_path / "corpus", seed=1, accounts=1, messages=20)
+    account = corpus.root / corpus.accounts[0]
+    before = mail.tree(account)
+    linked = tmp_path / "user" / "Maildir"
+    link_account(account, linked, server_owner())
+    assert mail.in_maildir(linked) == mail.in_maildir(account)
+    for file in message_files(linked):
+        file.rename(file.with_name(f"{file.name},U=1"))
+    (linked / "dovecot-keywords").write_text("")
+    assert mail.tree(account) == before
+
+
+def test_a_spread_is_median_and_range() -> None:
+    assert spread([3.0, 1.0, 8.0]) == Spread(median=3.0, low=1.0, high=8.0)
+    assert spread([4.0, 1.0]) == Spread(median=2.5, low=1.0, high=4.0)
+    assert spread([]) is None
+
+
+def test_ratios_are_taken_within_a_round_and_only_where_both_count() -> None:
+    ours = Entry(name=AIMPORT, rounds=(a_round(0, 2.0), a_round(1, 4.0), a_round(2, 1.0, wrong="lost")))
+    theirs = Entry(name="peer", rounds=(a_round(0, 6.0), a_round(1, 2.0), a_round(2, 9.0)))
+    assert ratios(ours, theirs) == [3.0, 0.5]
+    assert ratios(ours, Entry(name="peer", rounds=(a_round(0, 6.0, wrong="lost"),))) == []
+
+
+def test_the_markdown_names_conditions_figures_and_what_is_missing() -> None:
+    result = a_result(
+        Entry(name=AIMPORT, rounds=(a_round(0, 1.0), a_round(1, 0.5), a_round(2, 0.8))),
+        Entry(name="slow", rounds=(a_round(0, 2.0), a_round(1, 2.0), a_round(2, 2.0, wrong="999 of 1000 arrived"))),
+        Entry(name="broken", rounds=(a_round(0, 2.0, wrong="exit 1: no"),)),
+        Entry(name="absent", left_out="not unpacked"),
+    )
+    text = table.markdown(result)
+    assert "4 users x 250 messages, 24 MiB, log-normal with a median of 12 KiB, seed 1" in text
+    assert (
+        "2 cores of CPU, 8 GiB, Linux 6, ext4, load at start 0.10; aimport 1, dovecot 2; 2026-01-02 03:04 UTC" in text
+    )
+    lines = [line for line in text.splitlines() if line.startswith(("|", "#", "- "))]
+    assert lines[0] == "### Maildir → IMAP"
+    assert lines[3:] == [
+        "| aimport | 1250 [1000-2000] | 500 | 1000 | 64 |  |",
+        "| slow (1 WRONG) | 500 | 500 | 1000 | 64 | 3.00 [2.00-4.00] |",
+        "| broken | WRONG |  |  |  |  |",
+        "- left out: absent: not unpacked",
+        "- WRONG: slow, round 2: 999 of 1000 arrived",
+        "- WRONG: broken, round 0: exit 1: no",
+    ]
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_a_result_read_back_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = a_result(Entry(name=AIMPORT, rounds=(a_round(0, 1.0),)), Entry(name="absent", left_out="why"))
+    result.write(tmp_path / "new" / "result.json")
+    assert read_result(tmp_path / "new" / "result.json") == result
+    assert main(["table", str(tmp_path / "new" / "result.json")]) == 0
+    assert capsys.readouterr().out == table.markdown(result)
+
+
+def test_what_a_command_uses_is_measured_and_at_most_so_many_run(tmp_path: Path) -> None:
+    busy = "import time; a = bytearray(40_000_000)\nwhile time.process_time() < 0.3: pass"
+    done = measure([python(busy), python(busy)], at_once=1, log=tmp_path / "log", limit_s=60)
+    assert done.failure == ""
+    assert 0.5 < done.cpu_s <= done.seconds + 0.1
+    assert 40e6 < done.peak_rss_octets < 120e6  # of one at a time
+
+
+def test_a_failed_command_is_told_with_its_last_words(tmp_path: Path) -> None:
+    done = measure([python("raise SystemExit('no mail')")], at_once=2, log=tmp_path / "log", limit_s=60)
+    assert done.failure == "exit 1: no mail"
+
+
+def test_a_command_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    waits = "import os, time; open(os.environ['PID_FILE'], 'w').write(str(os.getpid())); time.sleep(600)"
+    pid_file = tmp_path / "pid"
+    done = measure([python(waits, {"PID_FILE": str(pid_file)})], at_once=1, log=tmp_path / "log", limit_s=2)
+    assert done == Measured(
+        seconds=done.seconds,
+        cpu_s=done.cpu_s,
+        peak_rss_octets=done.peak_rss_octets,
+        failure="not finished after 2 s",
+    )
+    assert not Path(f"/proc/{pid_file.read_text()}").exists()
+
+
+def test_a_peer_that_has_no_part_in_a_route_says_why(tmp_path: Path) -> None:
+    site = Site(
+        work=tmp_path,
+        source_root=tmp_path,
+        destination_root=tmp_path,
+        owner=server_owner(),
+        source=None,
+        destination=None,
+        no_dovecot="no dovecot",
+        isync=None,
+        no_isync="no isync",
+    )
+    for contender in CONTENDERS:
+        assert contender.left_out(site, "imap-imap") == "no dovecot"
+    reasons = {contender.name: contender.left_out(site, "maildir-maildir") for contender in CONTENDERS}
+    assert [name for name, reason in reasons.items() if not reason] == [AIMPORT, "cp -r and sync"]
+    assert set(reasons.values()) == {"", "no dovecot", "no isync"}
+
+
+@pytest.mark.slow
+@pytest.mark.dovecot
+def test_a_tiny_run_moves_all_mail_and_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("dovecot", "isync"):
+        try:
+            servers.find(name)
+        except servers.CannotGet as reason:
+            pytest.skip(str(reason))
+    out = tmp_path / "result.json"
+    arguments = ["--users", "2", "--messages", "20", "--rounds", "1", "--paths", "maildir-imap", "--out", str(out)]
+    with server_folder("place") as place:
+        assert main([*arguments, "--dir", str(place)]) == 0, capsys.readouterr().err
+        assert list(place.iterdir()) == []
+    result = read_result(out)
+    [route] = result.routes
+    assert result.messages == 40
+    assert [entry.name for entry in route.entries if entry.counted] == [
+        AIMPORT, "mbsync, 1 at a time", "mbsync, 4 at a time",
+    ]  # fmt: skip
+    for entry in route.entries:
+        for each in entry.counted:
+            assert each.arrived == 40
+            assert min(each.seconds, each.client_cpu_s, each.server_cpu_s, each.peak_rss_mib) > 0
+    assert "Maildir → IMAP" in capsys.readouterr().out
