@@ -1,0 +1,50 @@
+"""The one place where schemes and classes meet."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aimport.errors import ConfigurationError
+from aimport.interfaces import Destination, Source
+from aimport.model import Endpoint
+
+Fsync = Literal["never", "batch", "each"]
+
+
+class Stores:
+    """Opens endpoints of the known schemes. Modules are imported when their scheme is first met."""
+
+    def __init__(self, *, fsync: Fsync = "batch") -> None:
+        self._fsync: Fsync = fsync
+
+    def source(self, endpoint: Endpoint) -> Source:
+        match endpoint.scheme:
+            case "maildir":
+                from aimport.stores.maildir import MaildirSource
+
+                return MaildirSource(endpoint)
+            case "imap":
+                from aimport.stores.imap import ImapSource
+
+                return ImapSource(endpoint)
+            case "memory":
+                from aimport.stores.memory import MemorySource
+
+                return MemorySource.at(endpoint)
+        raise ConfigurationError(f"{endpoint.scheme}: cannot be a source yet")
+
+    def destination(self, endpoint: Endpoint) -> Destination:
+        match endpoint.scheme:
+            case "maildir":
+                from aimport.stores.maildir import MaildirDestination
+
+                return MaildirDestination(endpoint, fsync=self._fsync)
+            case "imap":
+                from aimport.stores.imap import ImapDestination
+
+                return ImapDestination(endpoint)
+            case "memory":
+                from aimport.stores.memory import MemoryDestination
+
+                return MemoryDestination.at(endpoint)
+        raise ConfigurationError(f"{endpoint.scheme}: cannot be a destination yet")

@@ -1,0 +1,376 @@
+"""Write a Maildir so that Dovecot, Courier and plain readers agree on what was meant.
+
+    a batch, one thread hop:  tmp/ all files ─▶ one syncfs (shared) ─▶ rename in order ─▶ fsync new, cur
+
+A name says which batch of which run a file comes from, so `find` knows it after a crash; and
+names sort as they were appended, so Dovecot gives UIDs in that order.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from anyio import to_thread
+
+from aimport.errors import AimportError, MailboxNotFound, SourceMissing
+from aimport.flags import MAX_LETTERS, SYSTEM_FLAGS, is_keyword, to_letters
+from aimport.model import Appended, Batch, Endpoint, Fingerprint, Mailbox, Message, Position, Rejected, Stored, Wanted
+from aimport.octets import local_form
+from aimport.stores import Fsync
+from aimport.stores.maildir import disk
+from aimport.stores.maildir.names import (
+    SEPARATOR,
+    Layout,
+    escape_host,
+    format_keywords,
+    parse_keywords,
+    size_in,
+    split_name,
+    stem,
+    stem_in,
+    with_subscription,
+)
+
+logger = logging.getLogger(__name__)
+
+# These say nothing about one message but about the place it should go to.
+_WIDE: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+    | {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ESTALE}
+)
+
+
+class MaildirDestination:
+    """One account in a Maildir++ tree, made when missing. `fsync` says what "appended" promises."""
+
+    host = ""
+    wire = False
+
+    def __init__(self, endpoint: Endpoint, fsync: Fsync = "batch") -> None:
+        self._layout = Layout.of(endpoint)
+        self._fsync: Fsync = fsync
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[MaildirDestinationSession, None]:
+        """A session; it keeps the mailbox it last appended to open."""
+        session = MaildirDestinationSession(self._layout, self._fsync)
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+class MaildirDestinationSession:
+    """Writes one Maildir++ tree."""
+
+    separator = SEPARATOR
+
+    def __init__(self, layout: Layout, fsync: Fsync) -> None:
+        self._layout = layout
+        self._fsync: Fsync = fsync
+        self._writer: _Writer | None = None
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
+        directory = self._layout.new_directory(mailbox)
+        await to_thread.run_sync(self._create, mailbox, directory, subscribe)
+
+    async def append(self, mailbox: Mailbox, batch: Batch) -> Sequence[Appended | Rejected]:
+        return await to_thread.run_sync(self._append, mailbox, batch)
+
+    async def position(self, mailbox: Mailbox) -> Position | None:
+        return await to_thread.run_sync(self._position, mailbox)
+
+    async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
+        return await to_thread.run_sync(self._find, mailbox, wanted)
+
+    def _open(self, mailbox: Mailbox) -> disk.Folder:
+        """The folder, complete.
+
+        Raises:
+            MailboxNotFound: it, or one of its three directories, is not there.
+        """
+        directory = self._layout.new_directory(mailbox)
+        path = f"{self._layout.root}/{directory}"
+        try:
+            folder = disk.open_folder(self._layout, directory)
+        except SourceMissing as error:
+            raise MailboxNotFound(error.text, code="NONEXISTENT") from error
+        except OSError as error:
+            raise disk.translated(error, path) from error
+        if min(folder.cur, folder.new, folder.tmp) < 0:
+            folder.close()
+            raise MailboxNotFound(f"{path}: cur, new or tmp is missing", code="NONEXISTENT")
+        return folder
+
+    def _create(self, mailbox: Mailbox, directory: str, subscribe: bool) -> None:
+        layout = self._layout
+        durable = self._fsync != "never"
+        root_path = layout.inbox if layout.inbox and not directory else layout.root
+        try:
+            _make_path(layout.root, durable)
+            _make_path(root_path, durable)
+            if layout.control:
+                _make_path(f"{layout.control}/{directory or '.INBOX'}", durable)
+            root = disk.open_root(layout) if root_path == layout.root else os.open(root_path, disk.DIRECTORY)
+            try:
+                _make_folder(root, directory, durable)
+            finally:
+                os.close(root)
+        except OSError as error:
+            wide = not directory or not os.access(layout.root, os.W_OK)
+            raise disk.translated(error, f"{root_path}/{directory}", wide=wide) from error
+        if subscribe:
+            try:
+                self._subscribe(mailbox)
+            except (OSError, ValueError, AimportError) as error:
+                logger.warning("subscribe failed mailbox=%r reason=%s", mailbox.name, error)
+
+    def _subscribe(self, mailbox: Mailbox) -> None:
+        name = self._layout.subscriptions
+        levels = tuple(map(self._layout.level, mailbox.path))
+        fd = os.open(self._layout.control or self._layout.root, disk.DIRECTORY)
+        try:
+            with disk.dotlock(fd, f"{name}.lock"):
+                data = disk.read_small(disk.Folder(path=self._layout.root, control=fd), name)
+                changed = with_subscription(data, levels)
+                if changed is not None:
+                    mode = stat.S_IMODE(os.fstat(fd).st_mode) & 0o666
+                    disk.replace_file(fd, name, changed, mode=mode, durable=self._fsync != "never")
+        finally:
+            os.close(fd)
+
+    def _append(self, mailbox: Mailbox, batch: Batch) -> list[Appended | Rejected]:
+        if self._writer is None or self._writer.mailbox != mailbox:
+            self.close()
+            self._writer = _Writer(mailbox, self._open(mailbox), self._fsync)
+        writer = self._writer
+        try:
+            outcomes = writer.append(batch)
+        except OSError as error:
+            self.close()
+            raise disk.translated(error, writer.folder.path) from error
+        if not self._layout.inbox:
+            _count_quota(self._layout.root, writer.octets, sum(isinstance(each, Appended) for each in outcomes))
+        return outcomes
+
+    def _position(self, mailbox: Mailbox) -> Position | None:
+        try:
+            self._open(mailbox).close()
+        except MailboxNotFound:
+            return None
+        return Position()
+
+    def _find(self, mailbox: Mailbox, wanted: Sequence[Wanted]) -> list[Stored]:
+        try:
+            folder = self._open(mailbox)
+        except MailboxNotFound:
+            return []
+        stems = {stem(each.run, each.number, each.created_us, each.index): at for at, each in enumerate(wanted)}
+        found: dict[int, Stored] = {}
+        try:
+            for fd, name in disk.scan(folder).values():
+                base = split_name(name)[0]
+                at = stems.get(stem_in(base) or "")
+                if at is None or not base.endswith(f",W={wanted[at].fingerprint.size}"):
+                    continue
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if status.st_size == size_in(base):
+                    seconds = status.st_mtime_ns // 1_000_000_000
+                    found[at] = Stored(fingerprint=wanted[at].fingerprint, internal_date=seconds, wanted=at)
+        except OSError as error:
+            raise disk.translated(error, folder.path) from error
+        finally:
+            folder.close()
+        return [found[at] for at in sorted(found)]
+
+
+class _Writer:
+    """Appends to one open folder, in a worker thread."""
+
+    def __init__(self, mailbox: Mailbox, folder: disk.Folder, fsync: Fsync) -> None:
+        self.mailbox = mailbox
+        self.folder = folder
+        self.octets = 0
+        """Octets of the last batch as stored."""
+        self._fsync: Fsync = fsync
+        self._group = disk.GroupSync.of(folder.fd) if fsync == "batch" else None
+        self._keywords = disk.Keywords(folder)
+        self._mode = stat.S_IMODE(os.fstat(folder.fd).st_mode) & 0o666
+        self._host = escape_host(socket.gethostname())
+
+    def close(self) -> None:
+        self.folder.close()
+        if self._group is not None:
+            self._group.release()
+
+    def append(self, batch: Batch) -> list[Appended | Rejected]:
+        """All files, one sync, all renames.
+
+        Raises:
+            OSError: nothing more of the batch is there than what already has its final name.
+        """
+        letters = self._letters({flag for message in batch.messages for flag in message.flags} - SYSTEM_FLAGS)
+        outcomes: list[Appended | Rejected] = []
+        written: deque[tuple[int, str, str]] = deque()
+        self.octets = 0
+        try:
+            for index, (message, fingerprint) in enumerate(zip(batch.messages, batch.fingerprints, strict=True)):
+                start = stem(batch.run, batch.number, batch.created_us, index)
+                info, dropped = to_letters(message.flags, letters)
+                try:
+                    base = self._write(start, message, fingerprint)
+                except OSError as error:
+                    if error.errno in _WIDE:
+                        raise
+                    outcomes.append(self._rejected(message, error))
+                    continue
+                written.append((index, base, info))
+                outcomes.append(Appended(key=message.key, dropped=dropped))
+            if self._group is not None:
+                self._group.sync()
+            touched: set[int] = set()
+            while written:
+                index, base, info = written[0]
+                fd, name = (self.folder.cur, f"{base}:2,{info}") if info else (self.folder.new, base)
+                try:
+                    os.rename(base, name, src_dir_fd=self.folder.tmp, dst_dir_fd=fd)
+                except OSError as error:
+                    if error.errno in _WIDE:
+                        raise
+                    self._remove(base)
+                    outcomes[index] = self._rejected(batch.messages[index], error)
+                touched.add(fd)
+                written.popleft()
+        except BaseException:
+            for _, base, _ in written:
+                self._remove(base)
+            raise
+        if self._fsync != "never":
+            disk.sync_directories(sorted(touched))
+        return outcomes
+
+    def _write(self, start: str, message: Message, fingerprint: Fingerprint) -> str:
+        """One file in `tmp`; returns its name. W is the size with CRLF line ends, as of the fingerprint."""
+        body = local_form(message.body) if message.wire else message.body
+        base = f"{start}.{self._host},S={len(body)},W={fingerprint.size}"
+        seconds = int(message.internal_date.timestamp() // 1)
+        kept = disk.write_file(
+            self.folder.tmp,
+            base,
+            body,
+            mode=self._mode,
+            mtime_ns=seconds * 1_000_000_000,
+            durable=self._fsync == "each",
+        )
+        if kept // 1_000_000_000 != seconds:
+            logger.warning("date not kept key=%r date=%s", message.key, message.internal_date.isoformat())
+        self.octets += len(body)
+        return base
+
+    def _remove(self, base: str) -> None:
+        with suppress(OSError):
+            os.unlink(base, dir_fd=self.folder.tmp)
+
+    def _rejected(self, message: Message, error: OSError) -> Rejected:
+        return Rejected(key=message.key, code="", text=f"{self.folder.path}: {error.strerror or error}")
+
+    def _letters(self, keywords: Iterable[str]) -> dict[str, str]:
+        """Keyword → letter for those that have or get one; case does not count (RFC 9051 §2.3.2)."""
+        wanted = sorted(filter(is_keyword, keywords))
+        if not wanted or self.folder.control < 0:
+            return {}
+        known = {name.lower(): letter for letter, name in self._keywords.letters().items()}
+        if any(name.lower() not in known for name in wanted):
+            known = self._allot(wanted)
+        return {name: known[name.lower()] for name in wanted if name.lower() in known}
+
+    def _allot(self, wanted: Sequence[str]) -> dict[str, str]:
+        """Give letters to new keywords while there are any; returns lower-case name → letter."""
+        with disk.dotlock(self.folder.control, f"{disk.UIDLIST}.lock"):
+            letters = parse_keywords(disk.read_small(self.folder, disk.KEYWORDS) or b"")
+            known = {name.lower(): letter for letter, name in letters.items()}
+            free = [chr(ord("a") + number) for number in range(MAX_LETTERS) if chr(ord("a") + number) not in letters]
+            before = len(letters)
+            for name in wanted:
+                if name.lower() not in known and free:
+                    letter = free.pop(0)
+                    letters[letter] = name
+                    known[name.lower()] = letter
+            if len(letters) > before:
+                data = format_keywords(letters)
+                durable = self._fsync != "never"
+                disk.replace_file(self.folder.control, disk.KEYWORDS, data, mode=self._mode, durable=durable)
+        return known
+
+
+def _make_path(path: str, durable: bool) -> None:
+    """A directory and the ones above it, 0700 where they are missing."""
+    if os.path.lexists(path):
+        return
+    above = os.path.dirname(path.rstrip("/")) or "/"
+    _make_path(above, durable)
+    fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _make_directory(fd, os.path.basename(path.rstrip("/")), 0o700)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _make_directory(dir_fd: int, name: str, mode: int) -> bool:
+    try:
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+    except FileExistsError:
+        return False
+    if mode != 0o700:
+        fd = os.open(name, disk.DIRECTORY, dir_fd=dir_fd)
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    return True
+
+
+def _make_folder(root: int, directory: str, durable: bool) -> None:
+    """What is missing of a mailbox, with the rights of the root."""
+    mode = stat.S_IMODE(os.fstat(root).st_mode) & 0o2777
+    changed = bool(directory) and _make_directory(root, directory, mode)
+    fd = os.open(directory or ".", disk.DIRECTORY, dir_fd=root)
+    try:
+        made = [_make_directory(fd, name, mode) for name in ("tmp", "new", "cur")]
+        if directory:
+            with suppress(FileExistsError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+                mark = os.open("maildirfolder", flags, mode & 0o666, dir_fd=fd)
+                os.fchmod(mark, mode & 0o666)  # the umask was applied
+                os.close(mark)
+        if durable and any(made):
+            os.fsync(fd)
+        if durable and changed:
+            os.fsync(root)
+    finally:
+        os.close(fd)
+
+
+def _count_quota(root: str, octets: int, count: int) -> None:
+    """Add to Maildir++'s `maildirsize` where there is one; readers that keep quota believe it."""
+    with suppress(OSError):
+        fd = os.open(f"{root}/maildirsize", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+        try:
+            os.write(fd, f"{octets} {count}\n".encode())
+        finally:
+            os.close(fd)

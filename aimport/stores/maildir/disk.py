@@ -1,0 +1,483 @@
+"""File work below a Maildir, for worker threads: open without following, scan, lock, replace, sync.
+
+Every path is one name relative to a directory descriptor, and no symbolic link is followed
+below the location's own parents: what lies in a mailbox cannot lead out of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+from anyio import from_thread
+
+from aimport.errors import (
+    AccessRefused,
+    AimportError,
+    DestinationFull,
+    MailboxError,
+    MailboxNotFound,
+    OverQuota,
+    SourceMissing,
+    Unavailable,
+)
+from aimport.model import MessageKey
+from aimport.stores.maildir.names import Layout, key_of, parse_keywords, printable, split_name
+
+logger = logging.getLogger(__name__)
+
+UIDLIST: Final = "dovecot-uidlist"
+KEYWORDS: Final = "dovecot-keywords"
+MAX_UIDLIST: Final = 64 << 20
+MAX_SMALL: Final = 1 << 20
+LOCK_STALE_S: Final = 120.0
+"""A lock this old belongs to nobody (so does Dovecot judge)."""
+LOCK_DEADLINE_S: Final = LOCK_STALE_S + 10
+_STABLE_SCANS: Final = 3
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_NOATIME: Final = getattr(os, "O_NOATIME", 0)
+
+Place = tuple[int, str]
+"""Where a message is now: directory descriptor and file name."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Folder:
+    """The open directories of one mailbox; -1 where there is none. `path` is for people."""
+
+    path: str
+    fd: int = -1
+    cur: int = -1
+    new: int = -1
+    tmp: int = -1
+    control: int = -1
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def opened(self, name: str, dir_fd: int | None) -> int:
+        """A descriptor of a directory, closed with the folder.
+
+        Raises:
+            OSError: also for a symbolic link.
+        """
+        fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
+        self._stack.callback(os.close, fd)
+        return fd
+
+
+def open_root(layout: Layout) -> int:
+    """The location's root.
+
+    Raises:
+        SourceMissing, AccessRefused
+    """
+    try:
+        return os.open(layout.root, DIRECTORY)
+    except OSError as error:
+        if os.path.islink(layout.root):
+            text = f"{layout.root} is a symbolic link"
+            raise AccessRefused(text, hint="give the path that it points to") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise SourceMissing(f"{layout.root}: {error.strerror}") from error
+        raise translated(error, layout.root, wide=True) from error
+
+
+def open_folder(layout: Layout, directory: str) -> Folder:
+    """A mailbox by its directory (`Layout.directory`); `cur`, `new`, `tmp` and control where they are.
+
+    Raises:
+        OSError: the directory cannot be opened, or one in it for another reason than not being there.
+        SourceMissing, AccessRefused: the root.
+    """
+    inbox = not directory
+    path = (layout.inbox or layout.root) if inbox else f"{layout.root}/{directory}"
+    folder = Folder(path=path)
+    try:
+        if inbox and layout.inbox:
+            folder.fd = folder.opened(layout.inbox, None)
+        else:
+            root = open_root(layout)
+            folder._stack.callback(os.close, root)
+            folder.fd = root if inbox else folder.opened(_on_disk(directory, root), root)
+        for name in ("cur", "new", "tmp"):
+            try:
+                setattr(folder, name, folder.opened(name, folder.fd))
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+        folder.control = folder.fd
+        if layout.control:
+            try:
+                folder.control = folder.opened(f"{layout.control}/{directory or '.INBOX'}", None)
+            except OSError:
+                folder.control = -1
+    except BaseException:
+        folder.close()
+        raise
+    return folder
+
+
+def _on_disk(directory: str, root: int) -> str:
+    """The true name of a directory that is shown with `\\xNN` for octets that are not UTF-8."""
+    if "\\x" in directory:
+        for name in os.listdir(root):
+            if printable(name) == directory:
+                return name
+    return directory
+
+
+def open_message(name: str, dir_fd: int) -> int:
+    """A file for reading that does not block, follow or (where we may) change its atime."""
+    try:
+        return os.open(name, _FILE | _NOATIME, dir_fd=dir_fd)
+    except PermissionError:
+        return os.open(name, _FILE, dir_fd=dir_fd)  # O_NOATIME is for the owner
+
+
+def read_all(fd: int, size: int) -> bytes:
+    """All octets of a file; `size` is what stat says and is not believed."""
+    body = os.read(fd, size + 1)
+    if len(body) == size:
+        return body
+    parts = [body]
+    while part := os.read(fd, 1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def read_small(folder: Folder, name: str, limit: int = MAX_SMALL) -> bytes | None:
+    """A control file; None, with a warning, when it is a link, no file, too large or unreadable (S5)."""
+    if folder.control < 0:
+        return None
+    try:
+        fd = open_message(name, folder.control)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{name}", error.strerror)
+        return None
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+            return read_all(fd, status.st_size)[: limit + 1]
+        logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{name}", "not a file, or too large")
+        return None
+    except OSError as error:
+        logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{name}", error.strerror)
+        return None
+    finally:
+        os.close(fd)
+
+
+class Keywords:
+    """The letters of a folder's `dovecot-keywords`, read again when the file has changed."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._seen: tuple[int, ...] = ()
+        self._letters: dict[str, str] = {}
+
+    def letters(self) -> dict[str, str]:
+        """Letter → name."""
+        seen: tuple[int, ...]
+        try:
+            status = os.stat(KEYWORDS, dir_fd=self._folder.control, follow_symlinks=False)
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            seen = ()
+        if seen != self._seen:
+            self._letters = parse_keywords(read_small(self._folder, KEYWORDS) or b"")
+            self._seen = seen
+        return self._letters
+
+
+def scan(folder: Folder, *, warn: bool = False) -> dict[MessageKey, Place]:
+    """Every message of a folder: key → where it is now.
+
+    `new` is read before `cur`, so that a message on its way is seen at least once; and both
+    again while they change, because a renamed file may escape one reading. One base in two
+    files is two messages: the second key ends in `/new` (or `/2`), which no file name holds.
+
+    Raises:
+        OSError: a directory cannot be read.
+    """
+    found: dict[MessageKey, Place] = {}
+    twins: dict[MessageKey, set[Place]] = {}
+    odd: list[str] = []
+    directories = [fd for fd in (folder.new, folder.cur) if fd >= 0]
+    for _ in range(_STABLE_SCANS):
+        before = [os.fstat(fd).st_mtime_ns for fd in directories]
+        now: dict[MessageKey, Place] = {}
+        twins_now: dict[MessageKey, set[Place]] = {}
+        odd.clear()
+        for fd in directories:
+            for name in _entries(fd, odd):
+                key = key_of(split_name(name)[0])
+                place = (fd, name)
+                first = now.setdefault(key, place)
+                if first is not place:
+                    twins_now.setdefault(key, {first}).add(place)
+        if [os.fstat(fd).st_mtime_ns for fd in directories] == before:
+            found, twins = now, twins_now
+            break
+        for key, place in now.items():
+            places = {place, *twins_now.get(key, ())}
+            if found.setdefault(key, place) not in places or len(places) > 1:
+                twins.setdefault(key, {found[key]}).update(places)
+    if odd and warn:
+        logger.warning("entries skipped path=%r count=%d first=%r", folder.path, len(odd), odd[0])
+    for key, places in twins.items():
+        alive = sorted(
+            (place for place in places if _exists(*place)), key=lambda place: (place[0] == folder.new, place)
+        )
+        for index, place in enumerate(alive):
+            suffix = "" if index == 0 else "/new" if place[0] == folder.new else f"/{index + 1}"
+            found[MessageKey(key + suffix)] = place
+    return found
+
+
+def _entries(fd: int, odd: list[str]) -> Iterator[str]:
+    """Names in a directory that are not hidden; directories go to `odd`."""
+    with os.scandir(fd) as entries:
+        for count, entry in enumerate(entries):
+            if count % 1024 == 0:
+                from_thread.check_cancelled()
+            if entry.name[0] == ".":
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                odd.append(entry.name)
+            else:  # a link or a FIFO has a message's name: reading it tells that it is none
+                yield entry.name
+
+
+def _exists(fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def dotlock(dir_fd: int, name: str, deadline_s: float = LOCK_DEADLINE_S) -> Iterator[None]:
+    """Hold `name`, a lock file that Dovecot respects too. Waits in the thread; stale locks are removed.
+
+    Raises:
+        MailboxError: somebody else holds it until the deadline.
+        OSError: it cannot be made.
+    """
+    deadline = time.monotonic() + deadline_s
+    while True:
+        try:
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
+            break
+        except FileExistsError:
+            _remove_stale(dir_fd, name)
+        if time.monotonic() > deadline:
+            raise MailboxError(f"{name} is held by another program", hint="remove it when none is running")
+        time.sleep(0.02)
+    try:
+        os.write(fd, f"{os.getpid()}:{socket.gethostname()}".encode())  # as Dovecot's file_dotlock_create()
+        yield
+    finally:
+        mine = os.fstat(fd).st_ino
+        os.close(fd)
+        with suppress(FileNotFoundError):  # held so long that another has called it stale
+            if os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_ino == mine:
+                os.unlink(name, dir_fd=dir_fd)
+
+
+def _remove_stale(dir_fd: int, name: str) -> None:
+    """Remove a lock whose owner is gone: a process of this host that was killed, or nobody for long."""
+    with suppress(FileNotFoundError):
+        fd = os.open(name, _FILE, dir_fd=dir_fd)
+        try:
+            status = os.fstat(fd)
+            pid, _, host = os.read(fd, 300).decode("utf-8", "replace").partition(":")
+        finally:
+            os.close(fd)
+        dead = host == socket.gethostname() and pid.isdecimal() and not _lives(int(pid))
+        if not dead and time.time() - status.st_mtime <= LOCK_STALE_S:
+            return
+        if os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_ino == status.st_ino:
+            os.unlink(name, dir_fd=dir_fd)
+            logger.warning("stale lock removed name=%r owner=%r", name, pid[:20])
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def replace_file(dir_fd: int, name: str, data: bytes, *, mode: int, durable: bool) -> None:
+    """Write a control file beside its old version and rename it into place. The caller holds its lock.
+
+    Its mtime grows by a second at least: Dovecot compares whole seconds to see a change.
+    """
+    new_name = f"{name}.aimport"
+    try:
+        now = max(int(time.time()), int(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mtime) + 1)
+    except FileNotFoundError:
+        now = int(time.time())
+    write_file(dir_fd, new_name, data, mode=mode, mtime_ns=now * 1_000_000_000, durable=durable)
+    os.rename(new_name, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def write_file(dir_fd: int, name: str, data: bytes, *, mode: int, mtime_ns: int, durable: bool) -> int:
+    """Write a new file, instead of a leftover of that name, and give it its mtime. Returns the mtime it kept.
+
+    Raises:
+        OSError: nothing is left of the file.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        fd = os.open(name, flags, mode, dir_fd=dir_fd)
+    except FileExistsError:
+        os.unlink(name, dir_fd=dir_fd)
+        fd = os.open(name, flags, mode, dir_fd=dir_fd)
+    try:
+        try:
+            at = os.write(fd, data) if data else 0
+            while at < len(data):
+                more = os.write(fd, memoryview(data)[at:])
+                if more <= 0:
+                    raise OSError(errno.EIO, "nothing is written any more")
+                at += more
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+            status = os.fstat(fd)
+            if status.st_size != len(data):
+                raise OSError(errno.EIO, f"{status.st_size} of {len(data)} octets were written")
+            if mode & 0o077:
+                os.fchmod(fd, mode)  # the umask was applied
+            if durable:
+                os.fdatasync(fd)
+        finally:
+            os.close(fd)
+    except BaseException:
+        os.unlink(name, dir_fd=dir_fd)
+        raise
+    return status.st_mtime_ns
+
+
+def translated(error: OSError, path: str, *, wide: bool = False) -> AimportError:
+    """What an operating system error on `path` means; `wide`: on the root, so for the whole user."""
+    text = f"{path}: {error.strerror or error}"
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        text += "; symbolic links are not followed"
+    match error.errno:
+        case errno.ENOSPC | errno.EROFS:
+            return DestinationFull(text)
+        case errno.EDQUOT:
+            return OverQuota(text)
+        case errno.EMFILE | errno.ENFILE | errno.ENOMEM:
+            return Unavailable(text, hint="fewer users or lanes at once, or a higher limit (ulimit -n)")
+        case errno.EACCES | errno.EPERM if wide:
+            return AccessRefused(text)
+        case errno.ENOENT | errno.ESTALE:
+            return MailboxNotFound(text, code="NONEXISTENT")
+    return MailboxError(text)
+
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_HAS_SYNCFS: Final = hasattr(_libc, "syncfs")  # Linux
+
+
+class GroupSync:
+    """One syncfs for all threads that wait for the same file system.
+
+    Who comes while one is running shares the next: its data may be too late for this one. The
+    descriptor is older than anything written by those who hold the group, so the kernel
+    reports every write-back error since then on it (Linux 5.8), and each failure to all who
+    shared the call.
+    """
+
+    _groups: ClassVar[dict[int, GroupSync]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    @classmethod
+    def of(cls, fd: int) -> GroupSync:
+        """The group of the file system that `fd` lies on: hold it from before the first write to `release`."""
+        device = os.fstat(fd).st_dev
+        with cls._lock:
+            group = cls._groups.get(device)
+            if group is None:
+                group = cls._groups[device] = cls(device, fd)
+            group._holders += 1
+            return group
+
+    def __init__(self, device: int, fd: int) -> None:
+        self._device = device
+        self._fd = os.open(".", DIRECTORY, dir_fd=fd)
+        self._holders = 0
+        self._turn = threading.Condition()
+        self._running = False
+        self._started = 0
+        self._done = 0
+        self._failures: dict[int, int] = {}
+
+    def release(self) -> None:
+        """The last holder closes the group."""
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                del self._groups[self._device]
+                os.close(self._fd)
+
+    def sync(self) -> None:
+        """Return when all that this thread has written is on disk.
+
+        Raises:
+            OSError: it may not be; what was written since the last success is not to be trusted.
+        """
+        with self._turn:
+            ticket = self._started + 1
+            while self._running and self._done < ticket:
+                self._turn.wait()
+            mine = self._done < ticket
+            if mine:
+                self._running = True
+                self._started = ticket
+        if mine:
+            try:
+                self._sync_now()
+            except OSError as error:
+                self._failures[ticket] = error.errno or errno.EIO
+            finally:
+                with self._turn:
+                    self._running = False
+                    self._done = ticket
+                    self._turn.notify_all()
+        failure = self._failures.get(ticket)
+        if failure is not None:
+            raise OSError(failure, os.strerror(failure))
+
+    def _sync_now(self) -> None:
+        if not _HAS_SYNCFS:
+            os.sync()
+        elif _libc.syncfs(self._fd) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+
+def sync_directories(fds: Sequence[int]) -> None:
+    """Make renames into these directories last."""
+    for fd in fds:
+        os.fsync(fd)

@@ -1,0 +1,125 @@
+"""What every destination keeps (`aimport.interfaces.DestinationSession`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from anyio import create_task_group
+
+from aimport.interfaces import DestinationSession
+from aimport.model import Appended, Position
+from tests.contract.stores import INBOX, Account, Path_, account, batch, held, message, wanted
+
+__all__ = ["account"]
+
+
+@asynccontextmanager
+async def opened(account: Account, *paths: Path_) -> AsyncGenerator[DestinationSession, None]:
+    """A session with these mailboxes made."""
+    async with account.destination().open() as session:
+        for path in paths:
+            await session.create_mailbox(account.mailbox(path), subscribe=False)
+        yield session
+
+
+async def test_what_is_appended_is_held_in_order_as_it_was(account: Account) -> None:
+    sent = [
+        message(0),
+        message(1, "\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft"),
+        message(2, "\\Seen", "$Forwarded", "Project-X"),
+        message(3, "NonJunk", body=b"Subject: crlf\r\n\r\nline\r\n"),
+        message(4, body=b"no header\n" + bytes(range(1, 256)) + b"\nend without newline"),
+        message(5, "\\Flagged"),
+        message(6),
+    ]
+    async with opened(account, INBOX) as session:
+        outcomes = [*await session.append(account.mailbox(INBOX), batch(*sent[:4], number=1))]
+        outcomes += await session.append(account.mailbox(INBOX), batch(*sent[4:], number=2))
+    assert [type(outcome) for outcome in outcomes] == [Appended] * 7
+    assert [outcome.key for outcome in outcomes] == [each.key for each in sent]
+    assert account.look(INBOX) == [held(each) for each in sent]
+
+
+async def test_order_holds_over_a_second_and_over_many_messages(account: Account) -> None:
+    sent = [message(number, *["\\Seen"][: number % 2]) for number in range(120)]
+    async with opened(account, INBOX) as session:
+        for number in range(3):
+            await session.append(account.mailbox(INBOX), batch(*sent[number * 40 : number * 40 + 40], number=number))
+    assert account.look(INBOX) == [held(each) for each in sent]
+
+
+async def test_mailboxes_of_any_language_are_made_once_and_hold_mail(account: Account) -> None:
+    paths = [INBOX, ("Entwürfe",), ("Archive", "2023"), ("Проекты", "日本"), ("a&b c",), ("INBOX", "x")]
+    async with opened(account, *paths, *paths) as session:
+        for number, path in enumerate(paths):
+            await session.append(account.mailbox(path), batch(message(number), number=number))
+    for number, path in enumerate(paths):
+        assert account.look(path) == [held(message(number))], path
+
+
+async def test_subscribing_twice_is_fine(account: Account) -> None:
+    async with account.destination().open() as session:
+        for _ in range(2):
+            await session.create_mailbox(account.mailbox(("Archive", "2023")), subscribe=True)
+
+
+async def test_identical_messages_stay_two(account: Account) -> None:
+    async with opened(account, INBOX) as session:
+        outcomes = await session.append(account.mailbox(INBOX), batch(message(1), message(1)))
+    assert len(outcomes) == 2
+    assert account.look(INBOX) == [held(message(1))] * 2
+
+
+async def test_a_batch_of_one_has_one_outcome(account: Account) -> None:
+    async with opened(account, INBOX) as session:
+        for number, body in enumerate([b"x", b"", b"\n"]):
+            outcomes = await session.append(account.mailbox(INBOX), batch(message(1, body=body), number=number))
+            assert len(outcomes) == 1
+
+
+async def test_position_of_an_unknown_mailbox_is_none(account: Account) -> None:
+    async with opened(account, INBOX) as session:
+        assert await session.position(account.mailbox(("Nope",))) is None
+        assert await session.position(account.mailbox(INBOX)) is not None
+
+
+async def test_find_sees_exactly_what_was_appended(account: Account) -> None:
+    old, sent = batch(message(1), number=1), batch(message(1), message(2, "\\Seen"), message(2), number=2)
+    never = batch(message(3), number=3)
+    async with opened(account, INBOX) as session:
+        await session.append(account.mailbox(INBOX), old)
+        since = await session.position(account.mailbox(INBOX))
+        assert since is not None
+        await session.append(account.mailbox(INBOX), sent)
+    async with account.destination().open() as session:
+        asked = wanted(sent) + wanted(never)
+        found = await session.find(account.mailbox(INBOX), asked, since)
+        assert Counter(each.fingerprint for each in found if each.fingerprint in sent.fingerprints) == Counter(
+            sent.fingerprints
+        )
+        assert not [each for each in found if each.fingerprint == never.fingerprints[0]]
+        for each in found:
+            assert each.wanted is None or asked[each.wanted].fingerprint == each.fingerprint
+
+
+async def test_find_in_an_unknown_mailbox_sees_nothing(account: Account) -> None:
+    async with account.destination().open() as session:
+        assert not await session.find(account.mailbox(("Nope",)), wanted(batch(message(1))), Position())
+
+
+async def test_two_sessions_may_make_and_fill_at_once(account: Account) -> None:
+    async def fill(lane: int) -> None:
+        async with opened(account, ("Shared",), (f"Own{lane}",)) as session:
+            for number in range(3):
+                sent = batch(message(number, f"kw{lane}"), message(number, "\\Seen"), number=number, run=f"lane{lane}")
+                await session.append(account.mailbox(("Shared",)), sent)
+                await session.append(account.mailbox((f"Own{lane}",)), sent)
+
+    async with create_task_group() as tasks:
+        for lane in range(3):
+            tasks.start_soon(fill, lane)
+    assert len(account.look(("Shared",))) == 18
+    for lane in range(3):
+        assert [each.flags for each in account.look((f"Own{lane}",))] == [{f"kw{lane}"}, {"\\Seen"}] * 3

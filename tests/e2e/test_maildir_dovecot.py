@@ -1,0 +1,177 @@
+"""Dovecot reads what we write as it was meant, and we read what Dovecot wrote."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+import pytest
+
+from aimport.interfaces import Destination
+from aimport.model import Endpoint, Mailbox, Message
+from aimport.octets import wire_form
+from aimport.stores.maildir import MaildirDestination, MaildirSource
+from tests.contract.stores import Held, ImapAccount, batch, held, message
+from tests.fix_dovecot import Dovecot
+from tests.mail import tree
+
+PATHS: Final = (("INBOX",), ("Entwürfe",), ("Archive", "2023"), ("Проекты", "日本"), ("a&b c",), ("INBOX", "x"))
+BODIES: Final = (
+    b"Subject: lf\n\nbody\n",
+    b"Subject: crlf\r\n\r\nbody\r\n",
+    b"Subject: no end\n\nbody",
+    b"no header at all",
+    b"Subject: eight bit \xe9\xff\n\n" + bytes(range(1, 128)) + b"\n",
+    b"Subject: long\n\n" + b"x" * 100_000 + b"\n",
+)
+FLAGS: Final = (
+    (),
+    ("\\Seen",),
+    ("\\Answered", "\\Deleted", "\\Draft", "\\Flagged", "\\Seen"),
+    ("$Forwarded",),
+    ("\\Seen", "NonJunk", "Project-X"),
+)
+
+
+def mailbox(path: tuple[str, ...]) -> Mailbox:
+    return Mailbox(path=path, separator=".")
+
+
+def several(count: int) -> list[Message]:
+    """Every body with every set of flags, and on."""
+    return [
+        message(number, *FLAGS[number % len(FLAGS)], body=BODIES[number % len(BODIES)] + b"%d" % number)
+        for number in range(count)
+    ]
+
+
+def maildir(server: Dovecot, user: str) -> Endpoint:
+    return Endpoint(scheme="maildir", path=str(server.maildir(user)))
+
+
+async def write(destination: Destination, paths: tuple[tuple[str, ...], ...], messages: list[Message]) -> None:
+    """All messages into each mailbox, in batches of 16."""
+    start = int(time.time() * 1_000_000)
+    async with destination.open() as session:
+        for path in paths:
+            await session.create_mailbox(mailbox(path), subscribe=path != ("a&b c",))
+            for at in range(0, len(messages), 16):
+                made = replace(batch(*messages[at : at + 16], number=at), created_us=start + at * 1000)
+                await session.append(mailbox(path), made)
+
+
+async def test_dovecot_reads_what_we_wrote(dovecot: Dovecot, unique_user: str) -> None:
+    """Order, octets, flags, keywords, dates, sizes, names and subscriptions."""
+    sent = several(60)
+    await write(MaildirDestination(maildir(dovecot, unique_user)), PATHS, sent)
+    dovecot.own(dovecot.home(unique_user))
+    seen = ImapAccount(dovecot, unique_user)
+    for path in PATHS:
+        assert seen.look(path) == [held(each) for each in sent], path
+        name = "/".join(path)
+        rows = dovecot.doveadm(
+            *("-f", "tab", "fetch", "-u", unique_user, "uid size.physical size.virtual date.received", "mailbox", name)
+        )
+        found = [row.split("\t") for row in rows.splitlines()[1:]]
+        assert [row[0] for row in found] == [str(number) for number in range(1, 61)]
+        assert [int(row[1]) for row in found] == [len(each.body) for each in sent]
+        assert [int(row[2]) for row in found] == [len(wire_form(each.body)) for each in sent]
+        assert [row[3] for row in found] == [each.internal_date.strftime("%Y-%m-%d %H:%M:%S") for each in sent]
+    subscribed = dovecot.doveadm("mailbox", "list", "-s", user=unique_user).splitlines()
+    assert sorted(subscribed) == sorted("/".join(path) for path in PATHS if path != ("a&b c",))
+    assert "rror" not in dovecot.doveadm("force-resync", "*", user=unique_user)
+    trouble = [line for line in dovecot.logs().splitlines() if unique_user in line and ": Info: " not in line]
+    assert trouble == []
+
+
+async def test_dovecot_sees_keywords_added_to_a_folder_that_it_knows(dovecot: Dovecot, unique_user: str) -> None:
+    """Its own letters stay, ours are found though it read the old file a moment ago."""
+    seen = ImapAccount(dovecot, unique_user)
+    theirs = message(0, "Theirs", "\\Seen")
+    seen.put(("INBOX",), [theirs])
+    ours = [message(1, "Ours"), message(2, "theirs", "\\Seen")]
+    await write(MaildirDestination(maildir(dovecot, unique_user)), (("INBOX",),), ours)
+    dovecot.own(dovecot.home(unique_user))
+    assert [each.flags for each in seen.look(("INBOX",))] == [{"Theirs", "\\Seen"}, {"Ours"}, {"Theirs", "\\Seen"}]
+
+
+async def test_dovecot_reads_control_files_and_inbox_where_we_put_them(dovecot: Dovecot, unique_user: str) -> None:
+    home = dovecot.home(unique_user)
+    options = (("INBOX", f"{home}/inbox"), ("CONTROL", f"{home}/control"), ("UTF-8", ""))
+    endpoint = Endpoint(scheme="maildir", path=str(home / "m"), options=options)
+    sent = several(10)
+    await write(MaildirDestination(endpoint), PATHS, sent)
+    dovecot.own(home)
+    location = f"mail_location=maildir:{home}/m:INBOX={home}/inbox:CONTROL={home}/control:UTF-8"
+    for path in PATHS:
+        rows = dovecot.doveadm(
+            *("-o", location, "-f", "tab", "fetch", "-u", unique_user, "flags", "mailbox", "/".join(path))
+        )
+        flags = [frozenset(row.split()) - {"\\Recent"} for row in rows.splitlines()[1:]]
+        assert flags == [each.flags for each in sent], path
+    listed = dovecot.doveadm("-o", location, "mailbox", "list", "-s", "-u", unique_user).splitlines()
+    assert len(listed) == len(PATHS) - 1
+
+
+async def test_we_read_what_dovecot_wrote_in_its_order(dovecot: Dovecot, unique_user: str) -> None:
+    """UIDs beat names; flags changed later count; the source stays as it was, octet by octet."""
+    theirs = ImapAccount(dovecot, unique_user)
+    sent = several(40)
+    for path in PATHS:
+        theirs.put(path, sent)
+    dovecot.doveadm("flags", "add", "\\Flagged Late", "mailbox", "INBOX", "uid", "5:9", user=unique_user)
+    dovecot.doveadm("expunge", "mailbox", "INBOX", "uid", "2", user=unique_user)
+    dovecot.doveadm("move", "INBOX", "mailbox", "Archive/2023", "uid", "3", user=unique_user)
+    root = dovecot.maildir(unique_user)
+    expected: dict[tuple[str, ...], list[Held]] = {path: theirs.look(path) for path in PATHS}
+    before = tree(root)
+    async with MaildirSource(maildir(dovecot, unique_user)).open() as session:
+        mailboxes = await session.list_mailboxes()
+        assert {each.path for each in mailboxes} == set(PATHS)
+        for each in mailboxes:
+            found: list[Held] = []
+            async with aclosing(session.messages(await session.select(each), skip=())) as lists:
+                async for several_ in lists:
+                    found += [held(one) for one in several_ if isinstance(one, Message)]
+            assert found == expected[each.path], each.path
+    assert tree(root) == before
+
+
+async def test_dovecot_and_we_read_a_maildir_of_unusual_names_alike(dovecot: Dovecot, unique_user: str) -> None:
+    root = dovecot.maildir(unique_user)
+    for part in ("cur", "new", "tmp"):
+        (root / part).mkdir(parents=True)
+    names = [
+        "1500000009.M1.a",
+        "1500000001.x:2,S",
+        "1500000005.M10.c:2,",
+        "1500000005.M9.d:2,Fa",
+        "zzz:2,PT",
+        "1:2,S,junk",
+    ]
+    for number, name in enumerate(names):
+        file = root / ("cur" if ":" in name else "new") / name
+        file.write_bytes(b"Subject: %d\n\n%s\n" % (number, name.encode()))
+        os.utime(file, (datetime(2020, 1, 1 + number, tzinfo=UTC).timestamp(),) * 2)
+    found: list[Held] = []
+    async with MaildirSource(maildir(dovecot, unique_user)).open() as session:
+        async with aclosing(session.messages(await session.select(mailbox(("INBOX",))), skip=())) as lists:
+            async for each in lists:
+                found += [held(one) for one in each if isinstance(one, Message)]
+    dovecot.own(dovecot.home(unique_user))
+    assert ImapAccount(dovecot, unique_user).look(("INBOX",)) == found
+
+
+@pytest.mark.parametrize("fsync", ["never", "each"])
+async def test_how_we_sync_does_not_change_what_is_read(dovecot: Dovecot, unique_user: str, fsync: str) -> None:
+    sent = several(20)
+    destination = MaildirDestination(maildir(dovecot, unique_user), fsync="never" if fsync == "never" else "each")
+    await write(destination, (("INBOX",),), sent)
+    dovecot.own(dovecot.home(unique_user))
+    seen = ImapAccount(dovecot, unique_user)
+    assert Counter(seen.look(("INBOX",))) == Counter(held(each) for each in sent)
