@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from aimport.cli.main import Globals, Start
+from aimport.cli.main import Start, cli
 
 USERS = 20
 MESSAGES = 500
@@ -21,8 +22,6 @@ MESSAGES = 500
 @click.option("--json", "as_json", is_flag=True, help="Print the final report as one JSON document.")
 def command(directory: str | None, as_json: bool) -> int:
     """The main job on generated mail: 20 users, Maildir to Maildir, no server needed."""
-    from aimport.cli.work import Call, run_import
-    from aimport.plan import Request
     from aimport.sample import account, write_maildir
 
     root = Path(directory).absolute() if directory else Path(tempfile.mkdtemp(prefix="aimport-demo-"))
@@ -32,26 +31,17 @@ def command(directory: str | None, as_json: bool) -> int:
         for user in users:
             write_maildir(root / "source" / user / "Maildir", account(user, seed=1, messages=MESSAGES))
         (root / "users.csv").write_text("user\n" + "\n".join(users) + "\n", encoding="utf-8")
-        source, destination = f"maildir:{root}/source/%u/Maildir", f"maildir:{root}/destination/%u/Maildir"
+        words = [
+            *("import", "-F", f"{root}/users.csv", "--to", f"maildir:{root}/destination/%u/Maildir"),
+            *("--journal", f"{root}/journal", *(("--json",) if as_json else ())),
+            *(f"maildir:{root}/source/%u/Maildir", "Imported", "ALL"),
+        ]
         print(
             f"generated {USERS} users with {MESSAGES} messages each in {time.monotonic() - began:.1f} s\n"
-            f"aimport import -F users.csv --to {destination} {source} Imported ALL",
+            f"aimport {shlex.join(words)}",
             file=sys.stderr,
         )
-        return run_import(
-            Call(
-                globals=Globals(config=None, overrides=(), start=Start()),
-                request=Request(
-                    source=source,
-                    parent="Imported",
-                    query=("ALL",),
-                    to=destination,
-                    list_file=str(root / "users.csv"),
-                ),
-                journal=root / "journal",
-                as_json=as_json,
-            )
-        )
+        return int(cli.main(args=words, prog_name="aimport", standalone_mode=False, obj=Start(typed=tuple(words))))
     finally:
         if directory is None:
             shutil.rmtree(root, ignore_errors=True)

@@ -22,6 +22,7 @@ from aimport.results import RunReport, UserResult, exit_code
 from aimport.stores import Fsync, Stores
 
 if TYPE_CHECKING:
+    from aimport.pipeline import Run
     from aimport.runners.local import Ending
 
 FINISHED = frozenset({"done"})
@@ -129,7 +130,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         code = _with_failure(code, ending.failure)
     elif run.gave_up and code != 130:
         code = 75
-    _print_report(call, RunReport(run=journal.run, users=results, exit=code), journal)
+    _print_report(call, RunReport(run=journal.run, users=results, exit=code), journal, run)
     return code
 
 
@@ -145,13 +146,14 @@ def _left(plan: Plan, done: set[str]) -> Iterator[UserJob]:
             yield job
 
 
-def _print_report(call: Call, report: RunReport, journal: Journal) -> None:
+def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> None:
     if call.as_json:
         print_json(report.to_json())
     else:
         from aimport.report import write_table
 
         write_table(report, sys.stdout)
+        print(f"{progress.line(run.counters)}, {progress.duration(run.counters.elapsed_s)}")
     if journal.directory is None:
         return
     if report.totals.rejected:
