@@ -176,3 +176,32 @@ def test_a_stopped_run_says_so_and_resumes(farm: Farm, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for user in USERS:
         assert held("maildir", farm, root, user, "P") == farm.expected[user]
+
+
+def test_sessions_that_die_on_the_server_cost_nothing_and_double_nothing(farm: Farm, tmp_path: Path) -> None:
+    """Server processes are killed again and again during the import: it goes on by itself, each message once."""
+    parent = "server-kills"
+    to, *settings = location("imap", "destination", farm, tmp_path)
+    from_, *_ = location("maildir", "source", farm, tmp_path)
+    command = [
+        sys.executable, "-m", "aimport", *settings, "import", "-F", str(farm.user_list), "--to", to, "--json",
+        "--journal", str(tmp_path / "journal"), "--progress", "none", "--users", "3", from_, parent, "ALL",
+    ]  # fmt: skip
+    kills = 0
+    with subprocess.Popen(
+        command, env=mail.environment(SECRETS), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        while run.poll() is None and kills < 6:
+            try:
+                run.wait(0.7)
+            except subprocess.TimeoutExpired:
+                for pid in farm.destination.imap_session_pids()[:1]:
+                    farm.destination.kill_session(pid)
+                    kills += 1
+        out, err = run.communicate(timeout=120)
+    assert kills, "the machine was too fast for this test"
+    assert run.returncode == 0, err
+    assert "tried again" in err
+    assert json.loads(out)["totals"]["imported"] == len(USERS) * MESSAGES
+    for user in USERS:
+        assert held("imap", farm, tmp_path, user, parent) == farm.expected[user]

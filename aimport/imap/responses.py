@@ -1,0 +1,545 @@
+"""What a server says, as frozen values. Sans I/O; knows the grammar of RFC 9051 §7, not what to do about it.
+
+    fragments ──▶ parse() ──▶ Fetch | Listed | Tagged | ... | Unknown
+
+Any octets give a value or `ProtocolError`, nothing else; no input makes us recurse. Inside a
+response, atoms are `str`, strings are `bytes`, NIL is None, parenthesised lists are lists.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from typing import Final
+
+from aimport.errors import ProtocolError
+from aimport.imap.fragments import Fragments
+
+MAX_DEPTH: Final = 50
+MAX_DIGITS: Final = 20  # of 2^64
+MAX_UIDS: Final = 100_000
+
+Value = str | bytes | None | list["Value"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tagged:
+    """The end of a command: `status` OK, NO or BAD, `code` and its raw `args` (§7.1), human `text`."""
+
+    tag: str
+    status: str
+    code: str = ""
+    args: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untagged:
+    """A status response of no command: OK, NO, BAD, and PREAUTH, BYE."""
+
+    status: str
+    code: str = ""
+    args: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """`+`: the server waits for octets (§7.5)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Data of one message (§7.5.2). What was not said is None.
+
+    `body` is that of `BODY[]`. `internal_date` is raw.
+    """
+
+    seq: int
+    uid: int | None = None
+    flags: tuple[str, ...] | None = None
+    internal_date: str | None = None
+    size: int | None = None
+    body: bytes | None = field(default=None, repr=False)
+    has_body: bool = False
+    """`BODY[]` was said, perhaps NIL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A line of LIST or LSUB. `name` is as sent: modified UTF-7, or whatever the server made of it."""
+
+    flags: frozenset[str]
+    """Attributes, lower case."""
+    separator: str
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailboxStatus:
+    name: bytes
+    items: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Esearch:
+    """RFC 4731. `items` has values as sent: a set stays a set."""
+
+    tag: str
+    uid: bool
+    items: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exists:
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recent:
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expunge:
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vanished:
+    """RFC 7162 §3.2.10; `uids` is the set as sent."""
+
+    earlier: bool
+    uids: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capability:
+    """Upper case."""
+
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enabled:
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    """RFC 2342: (prefix, separator) of each; a separator NIL is ""."""
+
+    personal: tuple[tuple[bytes, str], ...]
+    others: tuple[tuple[bytes, str], ...]
+    shared: tuple[tuple[bytes, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerId:
+    """RFC 2971."""
+
+    items: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """RFC 9208: (resource, usage, limit) of each."""
+
+    root: bytes
+    resources: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """Anything else, untouched."""
+
+    name: str
+    fragments: Fragments = field(repr=False)
+
+
+Response = (
+    Tagged
+    | Untagged
+    | Continuation
+    | Fetch
+    | Listed
+    | MailboxStatus
+    | Search
+    | Esearch
+    | Flags
+    | Exists
+    | Recent
+    | Expunge
+    | Vanished
+    | Capability
+    | Enabled
+    | Namespace
+    | ServerId
+    | Quota
+    | Unknown
+)
+
+# One token. Quoted strings may hold 8-bit octets (UTF8=ACCEPT, and servers that just send them). A section such
+# as BODY[HEADER.FIELDS (A B)]<0> is one atom, spaces and parentheses included (§6.4.5).
+_TOKEN = re.compile(
+    rb"""\x20*+(?:
+        (?P<open>\()
+      | (?P<close>\))
+      | "(?P<quoted>[^"\\]*+(?:\\.[^"\\]*+)*+)"
+      | (?P<atom>(?:(?:BODY|BINARY|BINARY\.SIZE)\[[^\]"{]*+\](?:<\d++>)?+)|[^\x00-\x20(){"\x7f]++)
+    )""",
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
+_OPEN, _CLOSE, _QUOTED, _ATOM = 1, 2, 3, 4
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_STATUS = re.compile(rb"(\*|[^\s*+]++) (OK|NO|BAD|BYE|PREAUTH)(?: (.*))?\Z", re.IGNORECASE | re.DOTALL)
+_CODE = re.compile(rb'\[([^\s\]"]++)(?: ((?:"(?:[^"\\]|\\.)*+"|[^\]"])*+))?\] ?(.*)\Z', re.DOTALL)
+_NUMBERED = re.compile(rb"\* (\d{1,20}) ([A-Z]++)", re.IGNORECASE)
+_NAMED = re.compile(rb"\* ([!-~]++)")
+_SIZES = re.compile(rb"\* (\d{1,10}) FETCH \(UID (\d{1,10}) RFC822\.SIZE (\d{1,20})\)\Z")
+
+
+def parse(fragments: Fragments) -> Response:
+    """The value of one response.
+
+    Raises:
+        ProtocolError: it breaks the grammar.
+    """
+    line = fragments[0]
+    if line[:2] != b"* ":
+        if line[:1] == b"+":
+            return Continuation(text=_text(line[1:].lstrip(b" ")))
+        return _tagged(line)
+    numbered = _NUMBERED.match(line)
+    if numbered:
+        number = _number(numbered.group(1).decode())
+        match numbered.group(2).upper():
+            case b"FETCH":
+                sizes = _SIZES.match(line)
+                if sizes:  # the listing of a mailbox: one of these for each message
+                    return Fetch(seq=number, uid=int(sizes.group(2)), size=_number(sizes.group(3).decode()))
+                return _fetch(number, _values(fragments, numbered.end()))
+            case b"EXISTS":
+                return Exists(number=number)
+            case b"RECENT":
+                return Recent(number=number)
+            case b"EXPUNGE":
+                return Expunge(number=number)
+            case name:
+                return Unknown(name=name.decode(), fragments=fragments)
+    status = _STATUS.match(line)
+    if status:
+        code, args, text = _resp_text(status.group(3) or b"")
+        return Untagged(status=status.group(2).decode().upper(), code=code, args=args, text=text)
+    named = _NAMED.match(line)
+    if not named:
+        raise _broken(line)
+    name = named.group(1).decode("ascii").upper()
+    reader = _READERS.get(name)
+    if reader is None:
+        return Unknown(name=name, fragments=fragments)
+    return reader(_values(fragments, named.end()))
+
+
+def capabilities(args: str) -> frozenset[str]:
+    """Names of a CAPABILITY response or response code, upper case."""
+    return frozenset(args.upper().split())
+
+
+def append_uids(args: str, *, limit: int = MAX_UIDS) -> tuple[int, tuple[int, ...]]:
+    """UIDVALIDITY and UIDs of an APPENDUID response code (RFC 4315 §3), in the order of the set.
+
+    Raises:
+        ProtocolError: not of that form, or more than `limit` UIDs.
+    """
+    validity, _, uids = args.partition(" ")
+    return _number(validity), uid_set(uids, limit=limit)
+
+
+def uid_set(text: str, *, limit: int = MAX_UIDS) -> tuple[int, ...]:
+    """The UIDs of a set without `*`, in its order; a range ascends however it is written (RFC 9051 §9).
+
+    Raises:
+        ProtocolError: not a set, or more than `limit` UIDs.
+    """
+    uids: list[int] = []
+    for part in text.split(","):
+        first, colon, last = part.partition(":")
+        low = _number(first)
+        high = _number(last) if colon else low
+        low, high = min(low, high), max(low, high)
+        if len(uids) + high - low >= limit:
+            raise ProtocolError(f"the server sent a set of more than {limit} UIDs")
+        uids.extend(range(low, high + 1))
+    return tuple(uids)
+
+
+_MONTHS: Final = {
+    month: number
+    for number, month in enumerate(
+        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), start=1
+    )
+}
+_DATE_TIME = re.compile(r" ?(\d{1,2})-([A-Za-z]{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)", re.ASCII)
+
+
+def date_time(text: str) -> datetime | None:
+    """An INTERNALDATE (date-time, RFC 9051 §9), aware; None when there is no such moment or zone."""
+    match = _DATE_TIME.fullmatch(text)
+    if match is None:
+        return None
+    day, month, year, hour, minute, second, sign, zone_hours, zone_minutes = match.groups()
+    try:
+        zone = _zone(sign, zone_hours, zone_minutes)
+        return datetime(
+            int(year), _MONTHS[month.lower()], int(day), int(hour), int(minute), min(int(second), 59), 0, zone
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def _zone(sign: str, hours: str, minutes: str) -> timezone:
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    return timezone(-offset if sign == "-" else offset)
+
+
+def _tagged(line: bytes) -> Tagged:
+    status = _STATUS.match(line)
+    if not status or status.group(2).upper() in (b"BYE", b"PREAUTH") or status.group(1) == b"*":
+        raise _broken(line)
+    code, args, text = _resp_text(status.group(3) or b"")
+    return Tagged(tag=_text(status.group(1)), status=status.group(2).decode().upper(), code=code, args=args, text=text)
+
+
+def _resp_text(text: bytes) -> tuple[str, str, str]:
+    """Response code, its raw arguments, human text."""
+    code = _CODE.match(text) if text[:1] == b"[" else None
+    if code is None:
+        return "", "", _text(text)
+    return _text(code.group(1)).upper(), _text(code.group(2) or b""), _text(code.group(3))
+
+
+def _values(fragments: Fragments, start: int) -> list[Value]:
+    """The values of a response from `start` in its first line: tokens, nested by a stack of our own."""
+    top: list[Value] = []
+    current = top
+    outer: list[list[Value]] = []
+    match = _TOKEN.match
+    last = len(fragments) - 1
+    for index in range(0, last + 1, 2):
+        text = fragments[index]
+        at, end = (start if index == 0 else 0), len(text)
+        while at < end:
+            token = match(text, at)
+            if token is None:
+                if text[at:].strip(b" "):
+                    raise _broken(text)
+                break
+            at = token.end()
+            kind = token.lastindex
+            if kind == _ATOM:
+                atom = token.group(_ATOM).decode("utf-8", "surrogateescape")
+                current.append(None if atom == "NIL" or atom == "nil" else atom)
+            elif kind == _QUOTED:
+                quoted = token.group(_QUOTED)
+                current.append(_ESCAPED.sub(rb"\1", quoted) if b"\\" in quoted else quoted)
+            elif kind == _OPEN:
+                if len(outer) == MAX_DEPTH:
+                    raise ProtocolError(f"the server nested lists deeper than {MAX_DEPTH}")
+                inner: list[Value] = []
+                current.append(inner)
+                outer.append(current)
+                current = inner
+            elif outer:
+                current = outer.pop()
+            else:
+                raise _broken(text)
+        if index < last:
+            current.append(fragments[index + 1])
+    if outer:
+        raise ProtocolError("the server sent a response that ends within a list")
+    return top
+
+
+def _fetch(seq: int, values: list[Value]) -> Fetch:
+    if len(values) != 1:
+        raise ProtocolError("the server sent FETCH data that is no list")
+    items = _list(values[0])
+    if len(items) % 2:
+        raise ProtocolError("the server sent a FETCH attribute without a value")
+    uid = size = internal_date = flags = body = None
+    has_body = False
+    for at in range(0, len(items), 2):
+        name, value = items[at], items[at + 1]
+        if not isinstance(name, str):
+            raise ProtocolError("the server sent a FETCH attribute without a name")
+        match name.upper():
+            case "UID":
+                uid = _number(value)
+            case "FLAGS":
+                flags = tuple(_words(value))
+            case "INTERNALDATE":
+                internal_date = value.decode("ascii", "replace") if isinstance(value, bytes) else None
+            case "RFC822.SIZE":
+                size = _number(value)
+            case "BODY[]":
+                if value is not None and not isinstance(value, bytes):
+                    raise ProtocolError("the server sent a message that is no string")
+                body, has_body = value, True
+    return Fetch(seq=seq, uid=uid, flags=flags, internal_date=internal_date, size=size, body=body, has_body=has_body)
+
+
+def _listed(values: list[Value]) -> Listed:
+    if len(values) < 3:
+        raise ProtocolError("the server sent a LIST response without a name")
+    flags, separator, name = values[:3]  # extended data (RFC 5258) may follow
+    return Listed(
+        flags=frozenset(flag.lower() for flag in _words(flags)), separator=_separator(separator), name=_astring(name)
+    )
+
+
+def _status(values: list[Value]) -> MailboxStatus:
+    if len(values) != 2:
+        raise ProtocolError("the server sent a STATUS response without items")
+    items = _words(values[1])
+    if len(items) % 2:
+        raise ProtocolError("the server sent a STATUS item without a value")
+    pairs = tuple((items[at].upper(), _number(items[at + 1])) for at in range(0, len(items), 2))
+    return MailboxStatus(name=_astring(values[0]), items=pairs)
+
+
+def _search(values: list[Value]) -> Search:
+    return Search(numbers=tuple(_number(value) for value in values if not isinstance(value, list)))  # (MODSEQ n)
+
+
+def _esearch(values: list[Value]) -> Esearch:
+    tag, uid = "", False
+    if values and isinstance(values[0], list):
+        tag = _text(_astring(values[0][-1])) if values[0] else ""
+        values = values[1:]
+    if values and isinstance(values[0], str) and values[0].upper() == "UID":
+        uid, values = True, values[1:]
+    words = _words(values)
+    if len(words) % 2:
+        raise ProtocolError("the server sent an ESEARCH item without a value")
+    return Esearch(tag=tag, uid=uid, items=tuple((words[at].upper(), words[at + 1]) for at in range(0, len(words), 2)))
+
+
+def _vanished(values: list[Value]) -> Vanished:
+    earlier = bool(values) and isinstance(values[0], list)
+    if len(values) != 1 + earlier:
+        raise ProtocolError("the server sent VANISHED without a set")
+    return Vanished(earlier=earlier, uids=_text(_astring(values[-1])))
+
+
+def _namespace(values: list[Value]) -> Namespace:
+    if len(values) != 3:
+        raise ProtocolError("the server sent NAMESPACE without its three parts")
+    kinds: list[tuple[tuple[bytes, str], ...]] = []
+    for kind in values:
+        pairs = []
+        for one in _list(kind) if kind is not None else ():
+            pair = _list(one)
+            if len(pair) < 2:
+                raise ProtocolError("the server sent a namespace without a separator")
+            pairs.append((_astring(pair[0]), _separator(pair[1])))
+        kinds.append(tuple(pairs))
+    return Namespace(personal=kinds[0], others=kinds[1], shared=kinds[2])
+
+
+def _server_id(values: list[Value]) -> ServerId:
+    items = _list(values[0]) if values and values[0] is not None else []
+    texts = [_text(_astring(item)) if item is not None else "" for item in items]
+    return ServerId(items=tuple(zip(texts[::2], texts[1::2], strict=False)))
+
+
+def _quota(values: list[Value]) -> Quota:
+    if len(values) != 2:
+        raise ProtocolError("the server sent QUOTA without a list")
+    items = _words(values[1])
+    if len(items) % 3:
+        raise ProtocolError("the server sent a quota resource without usage and limit")
+    return Quota(
+        root=_astring(values[0]),
+        resources=tuple(
+            (items[at].upper(), _number(items[at + 1]), _number(items[at + 2])) for at in range(0, len(items), 3)
+        ),
+    )
+
+
+_READERS: Final[dict[str, Callable[[list[Value]], Response]]] = {
+    "LIST": _listed,
+    "LSUB": _listed,
+    "STATUS": _status,
+    "SEARCH": _search,
+    "ESEARCH": _esearch,
+    "FLAGS": lambda values: Flags(flags=tuple(_words(values[0] if values else None))),
+    "VANISHED": _vanished,
+    "CAPABILITY": lambda values: Capability(names=frozenset(word.upper() for word in _words(values))),
+    "ENABLED": lambda values: Enabled(names=frozenset(word.upper() for word in _words(values))),
+    "NAMESPACE": _namespace,
+    "ID": _server_id,
+    "QUOTA": _quota,
+}
+
+
+def _number(value: Value) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS:
+        return int(value)
+    raise ProtocolError("the server sent something else where a number belongs")
+
+
+def _list(value: Value) -> list[Value]:
+    if not isinstance(value, list):
+        raise ProtocolError("the server sent something else where a list belongs")
+    return value
+
+
+def _words(value: Value) -> Sequence[str]:
+    """A list of atoms. An atom NIL is one too: a keyword may be called so."""
+    words = []
+    for word in _list(value):
+        if isinstance(word, list):
+            raise ProtocolError("the server sent a list where an atom belongs")
+        words.append("NIL" if word is None else word if isinstance(word, str) else _text(word))
+    return words
+
+
+def _astring(value: Value) -> bytes:
+    """RFC 9051 §9 astring; an atom NIL is the string "NIL"."""
+    if isinstance(value, list):
+        raise ProtocolError("the server sent a list where a string belongs")
+    if value is None:
+        return b"NIL"
+    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+
+
+def _separator(value: Value) -> str:
+    separator = "" if value is None else _text(_astring(value))
+    if len(separator) > 1:
+        raise ProtocolError("the server sent a hierarchy separator of several characters")
+    return separator
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace")
+
+
+def _broken(line: bytes) -> ProtocolError:
+    return ProtocolError(f"the server sent what is no IMAP response: {line[:80]!r}")

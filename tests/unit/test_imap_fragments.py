@@ -1,0 +1,129 @@
+"""Cutting the stream: where responses end does not depend on how the octets came."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aimport.errors import ProtocolError
+from aimport.imap.fragments import FragmentReader, Fragments
+
+STREAM = (
+    b"* OK [CAPABILITY IMAP4rev1] hi {3}\r\n"
+    b"* 1 FETCH (UID 7 BODY[] {5}\r\nhello FLAGS (\\Seen))\r\n"
+    b"* 2 FETCH (BINARY[] ~{4}\r\n\0\r\n\xff BODY[HEADER] {0}\r\n)\r\n"
+    b"+ go on {1}\r\n"
+    b"\r\n"
+    b"a1 OK done {9}\r\n"
+)
+CUT: list[Fragments] = [
+    (b"* OK [CAPABILITY IMAP4rev1] hi {3}",),
+    (b"* 1 FETCH (UID 7 BODY[] ", b"hello", b" FLAGS (\\Seen))"),
+    (b"* 2 FETCH (BINARY[] ", b"\0\r\n\xff", b" BODY[HEADER] ", b"", b")"),
+    (b"+ go on {1}",),
+    (b"",),
+    (b"a1 OK done {9}",),
+]
+
+
+def cut(pieces: list[bytes]) -> list[Fragments]:
+    reader = FragmentReader()
+    found = [whole for piece in pieces for whole in reader.feed(piece)]
+    assert reader.empty
+    return found
+
+
+def test_lines_and_literals_are_cut_and_human_text_announces_no_literal() -> None:
+    assert cut([STREAM]) == CUT
+
+
+def test_every_single_cut_gives_the_same() -> None:
+    for at in range(len(STREAM)):
+        assert cut([STREAM[:at], STREAM[at:]]) == CUT
+    assert cut([STREAM[at : at + 1] for at in range(len(STREAM))]) == CUT
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_any_chunks_give_the_same(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    assert cut([STREAM[low:high] for low, high in pairwise(edges)]) == CUT
+
+
+@given(
+    st.lists(st.one_of(st.sampled_from([b"* ", b"{3}", b"\r\n", b"\r", b"\n", b"{", b"}", b"~{1}\r\n"]), st.binary())),
+    st.integers(1, 7),
+)
+def test_any_octets_are_cut_or_refused_alike_in_any_chunks(parts: list[bytes], size: int) -> None:
+    data = b"".join(parts)
+
+    def outcome(pieces: list[bytes]) -> list[Fragments] | str:
+        reader = FragmentReader(max_line=200, max_literal=100)
+        found: list[Fragments] = []
+        try:
+            for piece in pieces:
+                found += reader.feed(piece)
+        except ProtocolError as error:
+            return error.text
+        return found
+
+    assert outcome([data]) == outcome([data[at : at + size] for at in range(0, len(data), size)])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"* 1 FETCH (BODY[] {4294967296}",
+        b"* 1 FETCH (BODY[] {%d}" % 10**30,
+        b"* 1 FETCH (BODY[] {" + b"9" * 5000 + b"}",
+        b"* 1 FETCH (BODY[] {-5}",
+        b"* 1 FETCH (BODY[] {}",
+        b"* 1 FETCH (BODY[] {5+}",
+        b"* 1 FETCH (BODY[] {0x5}",
+        "* 1 FETCH (BODY[] {٣}".encode(),
+    ],
+)
+def test_a_bad_literal_size_is_refused_before_memory_is_taken(line: bytes) -> None:
+    with pytest.raises(ProtocolError, match="literal"):
+        FragmentReader().feed(line + b"\r\n")
+
+
+def test_literals_of_one_response_are_limited_together() -> None:
+    reader = FragmentReader(max_literal=10)
+    reader.feed(b"* X {6}\r\n123456 {4}\r\n1234")
+    with pytest.raises(ProtocolError, match="limit of 10"):
+        reader.feed(b" {1}\r\n")
+    assert FragmentReader(max_literal=10).feed(b"* X {6}\r\n123456\r\n* X {6}\r\n123456\r\n")
+
+
+@pytest.mark.parametrize("piece", [b"x" * 999, b"x", b"{0}\r\n"])
+def test_a_line_without_end_is_refused_at_the_limit(piece: bytes) -> None:
+    reader = FragmentReader(max_line=1000)
+    reader.feed(b"* X ")
+
+    def flood() -> None:
+        for _ in range(1001):
+            reader.feed(piece)
+
+    with pytest.raises(ProtocolError, match="1000 octets"):
+        flood()
+
+
+def test_a_line_ending_in_lf_alone_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="CR LF"):
+        FragmentReader().feed(b"* OK hi\n")
+
+
+@pytest.mark.parametrize(
+    "data", [b"* 1 FETCH (BODY[] {8000000}\r\n" + b"x" * 8_000_000 + b")\r\n", b"* SEARCH" + b" 1234567" * 125_000]
+)
+def test_time_is_linear_in_small_reads(data: bytes) -> None:
+    """A reader that copies its tail for every read takes minutes for this."""
+    reader = FragmentReader()
+    began = time.process_time()
+    for at in range(0, len(data), 1460):
+        reader.feed(data[at : at + 1460])
+    assert time.process_time() - began < 2

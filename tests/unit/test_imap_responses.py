@@ -1,0 +1,275 @@
+"""Values of responses: the RFCs' examples, what servers really send, and any octets at all."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aimport.errors import ProtocolError
+from aimport.imap.fragments import FragmentReader
+from aimport.imap.responses import (
+    Capability,
+    Continuation,
+    Enabled,
+    Esearch,
+    Exists,
+    Expunge,
+    Fetch,
+    Flags,
+    Listed,
+    MailboxStatus,
+    Namespace,
+    Quota,
+    Recent,
+    Response,
+    Search,
+    ServerId,
+    Tagged,
+    Unknown,
+    Untagged,
+    Vanished,
+    append_uids,
+    capabilities,
+    date_time,
+    parse,
+    uid_set,
+)
+
+
+def read(data: bytes) -> Response:
+    [fragments] = FragmentReader().feed(data + b"\r\n")
+    return parse(fragments)
+
+
+EXAMPLES: list[tuple[bytes, Response]] = [
+    # RFC 3501, 9051
+    (b"* OK IMAP4rev1 Service Ready", Untagged(status="OK", text="IMAP4rev1 Service Ready")),
+    (
+        b"* PREAUTH [CAPABILITY IMAP4rev1] hi",
+        Untagged(status="PREAUTH", code="CAPABILITY", args="IMAP4rev1", text="hi"),
+    ),
+    (b"* bye Autologout; idle for too long", Untagged(status="BYE", text="Autologout; idle for too long")),
+    (b"* OK", Untagged(status="OK")),
+    (
+        b"* OK [UIDVALIDITY 3857529045] UIDs valid",
+        Untagged(status="OK", code="UIDVALIDITY", args="3857529045", text="UIDs valid"),
+    ),
+    (
+        rb"* OK [PERMANENTFLAGS (\Deleted \Seen \*)] Limited",
+        Untagged(status="OK", code="PERMANENTFLAGS", args=r"(\Deleted \Seen \*)", text="Limited"),
+    ),
+    (
+        b"* OK [HIGHESTMODSEQ 715194045007] x",
+        Untagged(status="OK", code="HIGHESTMODSEQ", args="715194045007", text="x"),
+    ),
+    (b"a1 NO [ALERT] System shutdown", Tagged(tag="a1", status="NO", code="ALERT", text="System shutdown")),
+    (
+        b"A003 OK [APPENDUID 38505 3955] APPEND completed",
+        Tagged(tag="A003", status="OK", code="APPENDUID", args="38505 3955", text="APPEND completed"),
+    ),
+    (
+        b'a NO [BADCHARSET ("a]b" UTF-8)] x',
+        Tagged(tag="a", status="NO", code="BADCHARSET", args='("a]b" UTF-8)', text="x"),
+    ),
+    (b"a BAD [oops text", Tagged(tag="a", status="BAD", text="[oops text")),
+    (b"+ Ready for additional command text", Continuation(text="Ready for additional command text")),
+    (b"+", Continuation(text="")),
+    (b"* 23 EXISTS", Exists(number=23)),
+    (b"* 5 RECENT", Recent(number=5)),
+    (b"* 44 EXPUNGE", Expunge(number=44)),
+    (
+        b"* CAPABILITY IMAP4rev1 starttls AUTH=PLAIN",
+        Capability(names=frozenset({"IMAP4REV1", "STARTTLS", "AUTH=PLAIN"})),
+    ),
+    (b"* ENABLED CONDSTORE X-GOOD", Enabled(names=frozenset({"CONDSTORE", "X-GOOD"}))),
+    (rb"* FLAGS (\Answered NonJunk NIL)", Flags(flags=("\\Answered", "NonJunk", "NIL"))),
+    (rb'* LIST (\Noselect) "/" ~/Mail/foo', Listed(flags=frozenset({"\\noselect"}), separator="/", name=b"~/Mail/foo")),
+    (rb'* LIST () "\\" "a\"b\\c"', Listed(flags=frozenset(), separator="\\", name=b'a"b\\c')),
+    (b"* LIST () NIL NIL", Listed(flags=frozenset(), separator="", name=b"NIL")),
+    (b'* LIST () "." "star* mail"', Listed(flags=frozenset(), separator=".", name=b"star* mail")),
+    (b'* LIST () "/" {7}\r\nfoo"\r\nx', Listed(flags=frozenset(), separator="/", name=b'foo"\r\nx')),
+    (b'* LIST () "/" caf\xe9 ("CHILDINFO" ("SUBSCRIBED"))', Listed(flags=frozenset(), separator="/", name=b"caf\xe9")),
+    (b'* LSUB () "/" "&ZeVnLIqe-"', Listed(flags=frozenset(), separator="/", name=b"&ZeVnLIqe-")),
+    (
+        b"* STATUS blurdybloop (MESSAGES 231 UIDNEXT 44292)",
+        MailboxStatus(name=b"blurdybloop", items=(("MESSAGES", 231), ("UIDNEXT", 44292))),
+    ),
+    (b"* SEARCH 2 84 882", Search(numbers=(2, 84, 882))),
+    (b"* SEARCH", Search(numbers=())),
+    (
+        b'* ESEARCH (TAG "A285") UID MIN 7 MAX 3800 ALL 7,9:11',
+        Esearch(tag="A285", uid=True, items=(("MIN", "7"), ("MAX", "3800"), ("ALL", "7,9:11"))),
+    ),
+    (b"* VANISHED (EARLIER) 41,43:116", Vanished(earlier=True, uids="41,43:116")),
+    (b"* VANISHED 5", Vanished(earlier=False, uids="5")),
+    (
+        b'* NAMESPACE (("INBOX." ".")) (("user." ".") ("~" NIL)) NIL',
+        Namespace(personal=((b"INBOX.", "."),), others=((b"user.", "."), (b"~", "")), shared=()),
+    ),
+    (b'* ID ("name" "Dovecot" "version" NIL)', ServerId(items=(("name", "Dovecot"), ("version", "")))),
+    (b"* ID NIL", ServerId(items=())),
+    (b'* QUOTA "" (STORAGE 10 512)', Quota(root=b"", resources=(("STORAGE", 10, 512),))),
+    (b"* XYZZY {3}\r\nabc (((", Unknown(name="XYZZY", fragments=(b"* XYZZY ", b"abc", b" ((("))),
+    (b"* 3 FROB (", Unknown(name="FROB", fragments=(b"* 3 FROB (",))),
+    # FETCH as Dovecot, Cyrus, Courier and Gmail send it
+    (b"* 12 FETCH (UID 7 RFC822.SIZE 4286)", Fetch(seq=12, uid=7, size=4286)),
+    (b"* 12 FETCH (RFC822.SIZE 4286 UID 7)", Fetch(seq=12, uid=7, size=4286)),
+    (
+        b'* 12 FETCH (FLAGS (\\Seen $Forwarded) INTERNALDATE "17-Jul-1996 02:44:25 -0700" UID 7 BODY[] {3}\r\na\r\n)',
+        Fetch(
+            seq=12,
+            uid=7,
+            flags=("\\Seen", "$Forwarded"),
+            internal_date="17-Jul-1996 02:44:25 -0700",
+            body=b"a\r\n",
+            has_body=True,
+        ),
+    ),
+    (b'* 1 FETCH (X-GM-LABELS ("\\\\Inbox" foo) BODY[] "q\\"" MODSEQ (12))', Fetch(seq=1, body=b'q"', has_body=True)),
+    (b"* 1 FETCH (UID 3 BODY[] NIL FLAGS ())", Fetch(seq=1, uid=3, flags=(), body=None, has_body=True)),
+    (b"* 1 FETCH (BODY[HEADER.FIELDS (DATE FROM)] {2}\r\nxx BODY[]<0> {1}\r\ny)", Fetch(seq=1)),
+    (b'* 1 FETCH (BODY ("TEXT" "PLAIN" ("CHARSET" "x") NIL NIL "7BIT" 3 1) UID 5)', Fetch(seq=1, uid=5)),
+    (b"* 1 FETCH (INTERNALDATE NIL UID 5)", Fetch(seq=1, uid=5)),
+    (b"* 1 fetch (uid 5 body[] {1}\r\nx)", Fetch(seq=1, uid=5, body=b"x", has_body=True)),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "value"), EXAMPLES, ids=lambda value: repr(value)[:40] if isinstance(value, bytes) else ""
+)
+def test_responses_have_these_values(data: bytes, value: Response) -> None:
+    assert read(data) == value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"*",
+        b"* ",
+        b"a1",
+        b"a1 OKAY",
+        b"a1 BYE x",
+        b"*  OK",
+        b"* \xff x",
+        b"* 1 FETCH",
+        b"* 1 FETCH UID 3",
+        b"* 1 FETCH (UID)",
+        b"* 1 FETCH (UID -3)",
+        b"* 1 FETCH (UID \xd9\xa3)",
+        b"* 1 FETCH (UID 123456789012345678901)",
+        b"* 1 FETCH (UID 3",
+        b"* 1 FETCH (UID 3))",
+        b'* 1 FETCH (UID "3)',
+        b"* 1 FETCH ((UID) 3)",
+        b"* 1 FETCH (FLAGS \\Seen)",
+        b"* 1 FETCH (FLAGS ((a)))",
+        b"* 1 FETCH (BODY[] (a))",
+        b"* 1 FETCH (BODY[] {5)",
+        b"* LIST",
+        b"* LIST () /",
+        b'* LIST () "//" x',
+        b'* LIST () "/" (x)',
+        b"* STATUS x",
+        b"* STATUS x (MESSAGES)",
+        b"* STATUS x (MESSAGES y)",
+        b"* SEARCH x",
+        b"* NAMESPACE NIL",
+        b'* NAMESPACE (("")) NIL NIL',
+        b"* VANISHED",
+        b"* ESEARCH MIN",
+        b'* QUOTA "" (STORAGE 10)',
+        b"* QUOTA",
+        b"* CAPABILITY (a)",
+    ],
+)
+def test_what_breaks_the_grammar_is_a_protocol_error(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        read(data)
+
+
+def test_deep_nesting_is_refused_without_recursion() -> None:
+    assert read(b"* 1 FETCH (X " + b"(" * 49 + b")" * 49 + b")") == Fetch(seq=1)
+    with pytest.raises(ProtocolError, match="deeper than 50"):
+        read(b"* 1 FETCH (X " + b"(" * 400_000)
+
+
+TOKENS = [b"* ", b"1 ", b"FETCH ", b"LIST ", b"STATUS ", b"ESEARCH ", b"NAMESPACE ", b"ID ", b"QUOTA ", b"a1 ", b"OK "]
+TOKENS += [
+    b"(",
+    b")",
+    b'"',
+    b"\\",
+    b"NIL",
+    b" ",
+    b"[",
+    b"]",
+    b"{2}\r\nab",
+    b"BODY[] ",
+    b"UID 1",
+    b"FLAGS ",
+    b"x",
+    b"<0>",
+]
+
+
+@given(st.one_of(st.binary(), st.lists(st.sampled_from(TOKENS)).map(b"".join)))
+def test_any_octets_give_a_value_or_a_protocol_error(data: bytes) -> None:
+    reader = FragmentReader(max_line=10_000, max_literal=10_000)
+    try:
+        for fragments in reader.feed(data + b"\r\n"):
+            parse(fragments)
+    except ProtocolError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "data", [b'* 1 FETCH (X "' + b'\\"' * 400_000, b"* OK [A " + b'"a' * 400_000, b"* 1 FETCH (" + b"BODY[" * 200_000]
+)
+@pytest.mark.timeout(20)
+def test_hostile_lines_take_linear_time(data: bytes) -> None:
+    try:
+        read(data)
+    except ProtocolError:
+        pass
+
+
+def test_sets_of_uids_keep_their_order_and_are_bounded() -> None:
+    assert append_uids("38505 3955,7:9,2") == (38505, (3955, 7, 8, 9, 2))
+    assert uid_set("9:7") == (7, 8, 9)
+    assert len(uid_set("1:64", limit=64)) == 64
+    for bad in ("1:65", "1:4294967295", "4294967295:1,5"):
+        with pytest.raises(ProtocolError, match="more than 64"):
+            uid_set(bad, limit=64)
+    for bad in ("", "*", "1:*", "1,", "a", "1:2:3", "-1"):
+        with pytest.raises(ProtocolError):
+            uid_set(bad)
+    with pytest.raises(ProtocolError):
+        append_uids("38505")
+
+
+def test_capabilities_are_upper_case() -> None:
+    assert capabilities("IMAP4rev1 Literal+") == {"IMAP4REV1", "LITERAL+"}
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("17-Jul-1996 02:44:25 -0700", datetime(1996, 7, 17, 2, 44, 25, tzinfo=timezone(timedelta(hours=-7)))),
+        (" 7-jul-1996 02:44:25 +0530", datetime(1996, 7, 7, 2, 44, 25, tzinfo=timezone(timedelta(minutes=330)))),
+        ("01-Jan-0001 00:00:00 +0000", datetime(1, 1, 1, tzinfo=timezone.utc)),  # noqa: UP017
+        ("31-Dec-9999 23:59:60 +0000", datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc)),  # noqa: UP017
+        ("17-Jul-1996 02:44:25 +9999", None),
+        ("31-Feb-1996 02:44:25 +0000", None),
+        ("17-Jux-1996 02:44:25 +0000", None),
+        ("17-Jul-0000 02:44:25 +0000", None),
+        ("17-Jul-1996 25:44:25 +0000", None),
+        ("\u0661\u0667-Jul-1996 02:44:25 +0000", None),
+        ("", None),
+    ],
+)
+def test_internal_dates_are_moments_or_nothing(text: str, moment: datetime | None) -> None:
+    assert date_time(text) == moment
