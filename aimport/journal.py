@@ -591,6 +591,11 @@ class Journal:
             last, results = self._read(partial(_results, after=last, path=self._path))
             yield from results
 
+    def begun(self) -> Sequence[str]:
+        """Users who began and have no result: of a run that works now, or was killed."""
+        statement = "SELECT name FROM users WHERE id NOT IN (SELECT user FROM log WHERE kind=?) ORDER BY id"
+        return self._read(lambda db: [_text(name) for (name,) in db.execute(statement, (RESULT,))])
+
     def entries(self, user: str) -> Iterator[Entry]:
         """Every message of a user that a batch held, in batch order, with its last end."""
         row = self._read(lambda db: db.execute("SELECT id FROM users WHERE name=?", (_blob(user),)).fetchone())

@@ -92,7 +92,7 @@ def parent_path(parent: str, separator: str) -> tuple[str, ...]:
 def destination_path(source: Mailbox, parent: tuple[str, ...], separator: str) -> tuple[str, ...]:
     """Where `source` goes: `parent` before its levels, the destination's separator inside a level as `_`.
 
-    No special case for INBOX: under a parent it is the mailbox PARENT/INBOX (doveadm-import).
+    No special case for INBOX: under a parent it is the mailbox PARENT/INBOX, as doveadm makes it.
     """
     levels = source.path
     if separator and separator != source.separator:

@@ -105,7 +105,7 @@ class Run:
     _accounts: WeakValueDictionary[str, anyio.Lock] = field(init=False, default_factory=WeakValueDictionary)
 
     def alone(self, identity: str) -> anyio.Lock:
-        """Held while an account is written: two lines of a list may share one under different parents (F32)."""
+        """Held while an account is written: two lines of a list may share one under different parents."""
         return self._accounts.setdefault(identity, anyio.Lock())
 
     def __post_init__(self) -> None:
@@ -183,7 +183,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
         with anyio.move_on_after(COMMIT_GRACE_S, shield=True), contextlib.suppress(JournalError):
             await run.journal.finish_user(job.user, result)
         raise
-    except Exception as error:  # a bug ends its user only (F35); cancellation is no Exception
+    except Exception as error:  # a bug ends its user only; cancellation is no Exception
         logger.error("user ended by a bug user=%s error=%s", job.user, type(error).__name__)
         logger.debug("trace user=%s", job.user, exc_info=error)
         bug = error
@@ -387,7 +387,7 @@ async def _copy_mailbox(
 
 
 async def _settle(account: Account, work: Work, lane: LaneLog, writer: DestinationSession) -> None:
-    """Finds out what became of batches without an answer; never sends one again blindly (imap.md §3)."""
+    """Finds out what became of batches without an answer; never sends one again blindly."""
     run = account.run
     newest = max(batch.created_us for batch in lane.open_batches) / 1e6
     if account.job.destination.host:

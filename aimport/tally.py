@@ -1,26 +1,14 @@
-"""Counting, so that the report adds up: one `Tally` a user, one `Counters` a run.
+"""Live figures of a run: moved by the lanes once a batch, read by the progress display.
 
-A `Tally` counts from two sides that meet only in `results`: what was selected (`found`), and
-what became of each key. Where they differ the run is defective and exits 70.
+What the report says is counted elsewhere, from selections and journal (`pipeline`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
-
-@dataclass(slots=True)
-class MailboxTally:
-    """What became of the messages of one source mailbox, over all tries of this run."""
-
-    found: int = 0
-    imported: int = 0
-    octets: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    rejected: Counter[str] = field(default_factory=Counter)
+from collections.abc import Callable
+from dataclasses import dataclass
 
 
 @dataclass(slots=True)
@@ -74,9 +62,3 @@ class Counters:
         self.running.pop(user, None)
         self.users_done += 1
         self.users_failed += failed
-
-
-def add(counts: Mapping[str, int], into: Counter[str]) -> None:
-    for reason, number in counts.items():
-        if number:
-            into[reason] += number

@@ -28,7 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["table"]:
         shown = argparse.ArgumentParser(prog="python -m bench table", description="A result as markdown.")
         shown.add_argument("file", type=Path)
-        print(table.markdown(read_result(shown.parse_args(words[1:]).file)), end="")
+        shown.add_argument("--into", type=Path, metavar="README", help="between its bench:begin and bench:end lines")
+        given = shown.parse_args(words[1:])
+        text = table.markdown(read_result(given.file))
+        if given.into is None:
+            print(text, end="")
+        else:
+            given.into.write_text(table.put_into(given.into.read_text(encoding="utf-8"), text), encoding="utf-8")
         return 0
     options = _parser().parse_args(words)
     users = options.users or (4 if options.quick else 10)

@@ -13,6 +13,7 @@ TITLES = {
     "imap-imap": "IMAP → IMAP",
     "maildir-maildir": "Maildir → Maildir",
 }
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 HEADINGS = (
     "contender",
     "messages/s",
@@ -31,6 +32,19 @@ def plain(result: Result) -> str:
 def markdown(result: Result) -> str:
     """All routes as markdown tables."""
     return _document(result, _markdown_table, bullet="- ", title="### {}")
+
+
+def put_into(page: str, tables: str) -> str:
+    """`page` with `tables` between its marks.
+
+    Raises:
+        ValueError: the marks are missing.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no {BEGIN} and {END} in the page")
+    return f"{before}{BEGIN}\n\n{tables}\n{END}{after}"
 
 
 def _document(result: Result, table: Callable[[Sequence[Sequence[str]]], str], *, bullet: str, title: str) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from aimport.cli.main import Start, cli
+from aimport.cli.call import Start
+from aimport.cli.main import cli
 
 USERS = 20
 MESSAGES = 500

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from aimport.cli import options
-from aimport.cli.main import Globals
+from aimport.cli.call import Call, Globals
 from aimport.limits import Limits
 
 
@@ -40,7 +40,7 @@ def command(
     aimport import -u bob --to imaps://mail.example.com maildir:/backup/bob/Maildir "" ALL
     aimport import -F users.csv --to imaps://mail.example.com 'maildir:/backup/%d/%n/Maildir' "" ALL
     """
-    from aimport.cli.work import Call, journal_root, run_import
+    from aimport.cli.work import journal_root, run_import
 
     globals_ = ctx.find_object(Globals)
     assert globals_ is not None  # the group sets it

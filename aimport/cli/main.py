@@ -10,17 +10,14 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Sequence
+from typing import Final, Literal
 
 import click
 
 from aimport import __version__
+from aimport.cli.call import Globals, Start
 from aimport.errors import AimportError, UsageError
-
-if TYPE_CHECKING:
-    from aimport.cli.work import Call
 
 COMMANDS: Final = {
     "import": "import_:command",
@@ -41,24 +38,6 @@ HELP: Final = {
     "runs": "The runs this machine knows, newest first.",
     "demo": "The main job on generated mail: 20 users, Maildir to Maildir, no server.",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """Where a command line comes from: typed, or kept in a journal and now resumed."""
-
-    typed: tuple[str, ...] = ()
-    resume: Callable[[Call], int] | None = None
-    """What `resume` does with the call instead of beginning a run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Globals:
-    """Options that stand before COMMAND."""
-
-    config: str | None
-    overrides: tuple[str, ...]
-    start: Start
 
 
 class LazyGroup(click.Group):
@@ -112,7 +91,7 @@ def cli(
 
 
 class _Line(logging.Formatter):
-    """One event, one line: control characters escaped, cut at a limit (P16)."""
+    """One event, one line, control characters escaped, cut at a limit: nothing from outside forges a line."""
 
     LIMIT = 4000
 
@@ -152,6 +131,28 @@ def set_up_logging(level: int, form: Literal["text", "json"]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line and returns its exit code; never a traceback without -D."""
     debug = "-D" in arguments
+    _open_what_is_closed()
+    code = 75  # a plan or list that nobody read to its end
+    try:
+        code = _run(arguments, debug)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our stdout is gone; point it elsewhere so that the interpreter's flush is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _open_what_is_closed() -> None:
+    """Standard streams that the caller closed become the null device: a report to nobody is no error."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+            setattr(sys, name, open(number, mode, closefd=False))
+
+
+def _run(arguments: Sequence[str], debug: bool) -> int:
     try:
         code = cli.main(
             args=list(arguments), prog_name="aimport", standalone_mode=False, obj=Start(typed=tuple(arguments))
@@ -168,9 +169,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"aimport: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our stdout is gone; point it elsewhere so that the interpreter's flush is quiet (F26).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 75
+        raise
     except Exception as error:
         if debug:
             raise

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from aimport.cli import options
+from aimport.cli.call import Globals
 from aimport.cli.import_ import limits
-from aimport.cli.main import Globals
 from aimport.cli.work import print_json, settings_of
 from aimport.errors import MailboxNotFound
 from aimport.pipeline import PlannedUser
@@ -95,7 +95,7 @@ class _Shown:
 
 
 class _Json(_Shown):
-    """One line for each user (cli contract, section 6)."""
+    """One JSON line for each user."""
 
     def __init__(self, keys: bool) -> None:
         super().__init__()

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from aimport.cli.main import Globals, Start, cli
+from aimport.cli.call import Call, Globals, Start
+from aimport.cli.main import cli
 from aimport.cli.options import JOURNAL
 
 
@@ -25,7 +26,7 @@ def command(ctx: click.Context, /, run: str | None, journal: str | None, progres
 
     Repeats the run's own arguments and settings; -o before `resume` overrides a setting.
     """
-    from aimport.cli.work import Call, drive, journal_root
+    from aimport.cli.work import drive, journal_root
     from aimport.config import load_settings
     from aimport.errors import ConfigurationError
     from aimport.journal import Journal

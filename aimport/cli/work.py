@@ -5,43 +5,30 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aimport import progress
-from aimport.cli.main import Globals
+from aimport.cli.call import Call, Globals
 from aimport.config import Settings, load_settings
 from aimport.errors import AimportError, JournalError
 from aimport.journal import Journal, RunArguments
-from aimport.limits import Limits
-from aimport.model import UserJob
-from aimport.plan import Plan, Request, jobs, make_plan
+from aimport.model import Appended, Rejected, UserJob
+from aimport.plan import Plan, jobs, make_plan
 from aimport.results import RunReport, UserResult, exit_code
-from aimport.stores import Fsync, Stores
+from aimport.stores import Stores
 
 if TYPE_CHECKING:
     from aimport.pipeline import Run
     from aimport.runners.local import Ending
 
-FINISHED = frozenset({"done"})
-"""Statuses of users who need no further try."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """An `import` command line, taken apart."""
-
-    globals: Globals
-    request: Request
-    limits: Limits = field(default_factory=Limits)
-    fsync: Fsync = "batch"
-    journal: Path | None = None
-    """Where runs are remembered; None: nowhere."""
-    again: bool = False
-    progress: progress.Style = "auto"
-    as_json: bool = False
+DONE = frozenset({"done"})
+"""Statuses of users whom a resume passes over: what was rejected it tries again, the reason may be gone."""
+FINISHED = frozenset({"done", "rejects"})
+"""Statuses of users who let a run be finished."""
 
 
 def journal_root(given: str | None) -> Path:
@@ -57,7 +44,7 @@ def settings_of(globals_: Globals) -> Settings:
 
 
 def job_identity(call: Call, settings: Settings) -> str:
-    """What makes two runs the same job: source, parent, query, destination, users (cli contract)."""
+    """What makes two runs the same job: source, parent, query, destination, users."""
     request = call.request
     users = request.list_file if request.list_file is not None else settings.user_list
     parts = [
@@ -95,7 +82,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
     from aimport.pipeline import Run
     from aimport.runners import local
 
-    done = {result.user for result in journal.results() if result.status in FINISHED} if resumed else set()
+    done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
     run = Run(
         stores=Stores(fsync=call.fsync),
         journal=journal,
@@ -130,7 +117,9 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         code = _with_failure(code, ending.failure)
     elif run.gave_up and code != 130:
         code = 75
-    _print_report(call, RunReport(run=journal.run, users=results, exit=code), journal, run)
+    with suppress(BrokenPipeError):  # the run ended as it did, whoever listens
+        _print_report(call, RunReport(run=journal.run, users=results, exit=code), journal, run)
+        sys.stdout.flush()
     return code
 
 
@@ -162,6 +151,26 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
         print(f"to go on: aimport resume {report.run}", file=sys.stderr)
 
 
+def _so_far(journal: Journal, user: str) -> UserResult:
+    """A user without a recorded end: what batches held so far."""
+    ends = {(entry.source, entry.destination, entry.key): entry for entry in journal.entries(user)}
+    imported = [entry for entry in ends.values() if isinstance(entry.outcome, Appended)]
+    rejected = Counter(
+        entry.outcome.code or "refused" for entry in ends.values() if isinstance(entry.outcome, Rejected)
+    )
+    unfinished = len(ends) - len(imported) - rejected.total()
+    return UserResult(
+        user=user,
+        status="stopped",
+        found=len(ends),
+        imported=len(imported),
+        skipped={"unfinished": unfinished} if unfinished else {},
+        rejected=dict(rejected),
+        octets=sum(entry.fingerprint.size for entry in imported),
+        error="no end was recorded: the run works now, or was killed (aimport resume)",
+    )
+
+
 def print_json(document: object) -> None:
     """One JSON document or line on stdout."""
     import msgspec
@@ -177,5 +186,6 @@ def read_run(root: Path, names: Sequence[str]) -> RunReport:
         with Journal.view(root, name) as journal:
             shown.append(journal.run)
             results += journal.results()
+            results += (_so_far(journal, user) for user in journal.begun())
     code = exit_code(results, single_user=False, stopped=False)
     return RunReport(run="+".join(shown), users=results, exit=code)

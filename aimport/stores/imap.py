@@ -464,6 +464,8 @@ class ImapDestinationSession(_Session):
                 tagged = await exchange.result()
             except BadAnswer as refusal:
                 outcomes[index] = Rejected(key=item.message.key, code="BAD", text=refusal.text)
+                if lesser := item.lesser("BAD"):
+                    again[index] = lesser
                 return
             if tagged.status == "OK":
                 [uid] = _uids(tagged, 1)
@@ -472,8 +474,8 @@ class ImapDestinationSession(_Session):
             error = self._refusal(tagged, f"APPEND to {mailbox.name}", MessageRefused)
             if isinstance(error, MessageRefused):
                 outcomes[index] = Rejected(key=item.message.key, code=error.code, text=clean(tagged.text))
-                if error.code in KEYWORD_REFUSALS and item.keywords:
-                    again[index] = item.without_keywords()
+                if lesser := item.lesser(error.code):
+                    again[index] = lesser
             elif isinstance(error, MailboxNotFound) and not last:
                 missing = True
                 again[index] = item
@@ -588,17 +590,26 @@ class ImapDestinationSession(_Session):
 class _Item:
     """One message as it is sent."""
 
-    def __init__(self, message: Message, body: bytes, *, keep_keywords: bool = True) -> None:
+    def __init__(self, message: Message, body: bytes, *, keep_keywords: bool = True, keep_date: bool = True) -> None:
         self.message = message
         self.body = body
         self.keywords, self.flags, self.dropped = _sendable(message.flags, keep_keywords)
+        self.date = message.internal_date if keep_date else max(message.internal_date, EPOCH)
+        if self.date != message.internal_date:
+            self.dropped = (*self.dropped, "INTERNALDATE")
 
     def words(self) -> tuple[Word, Word, Word]:
-        # Before 1970: Cyrus answers BAD, Courier NO (seen).
-        return append_words(self.flags, max(self.message.internal_date, EPOCH), self.body)
+        return append_words(self.flags, self.date, self.body)
 
-    def without_keywords(self) -> _Item:
-        return _Item(self.message, self.body, keep_keywords=False)
+    def lesser(self, code: str) -> _Item | None:
+        """What may be taken when this was refused alone: fewer keywords, a date from 1970 on; None: nothing less.
+
+        Cyrus answers BAD to earlier dates, Courier NO (seen); Dovecot keeps them from 1901 on.
+        """
+        keep_keywords = not (self.keywords and code in KEYWORD_REFUSALS)
+        if keep_keywords and self.date >= EPOCH:
+            return None
+        return _Item(self.message, self.body, keep_keywords=keep_keywords, keep_date=False)
 
 
 @lru_cache(maxsize=1024)

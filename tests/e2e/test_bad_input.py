@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,11 @@ def test_a_message_the_server_refuses_is_named_and_its_neighbours_arrive(three: 
     [line] = rejects.read_text().splitlines()
     rejected = json.loads(line)
     assert (rejected["user"], rejected["mailbox"], rejected["key"]) == ("ann", "INBOX", "1600000000.empty")
+    assert "finished" in run(three, "runs").stdout
+    empty.write_bytes(b"Subject: no longer empty\n\n")
+    again = run(three, "resume", "--json", env={"PW": dovecot.password})
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["totals"]["imported"] == 31
 
 
 def test_quota_is_73_and_the_others_are_done(three: Path) -> None:
@@ -226,5 +232,14 @@ def test_a_closed_stdout_ends_without_a_traceback(three: Path) -> None:
             command, cwd=three, env=mail.environment({"XDG_STATE_HOME": str(three / "state")}),
             stdout=broken, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
+    assert result.returncode == 0
     assert mail.in_maildir(three / "to" / "ann")
+
+
+def test_streams_closed_by_the_caller_are_no_error(three: Path) -> None:
+    words = ["import", "-F", "users", "--to", f"maildir:{three}/to/%u", SOURCE.format(three), "", "ALL"]
+    line = f"exec {shlex.quote(sys.executable)} -m aimport {shlex.join(words)} <&- >&- 2>&-"
+    env = mail.environment({"XDG_STATE_HOME": str(three / "state")})
+    assert subprocess.run(["sh", "-c", line], cwd=three, env=env, timeout=60, check=False).returncode == 0
+    assert mail.in_maildir(three / "to" / "cyd")

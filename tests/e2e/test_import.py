@@ -140,6 +140,8 @@ def test_killed_in_the_middle_and_resumed_everything_is_there_once(
                 assert run.returncode == 0, run.stderr.read()
         command = [sys.executable, "-m", "aimport", "resume", "--journal", str(journal), "--progress", "none"]
     assert kills, "the machine was too fast for this test"
+    so_far = json.loads(mail.aimport("report", "--journal", journal, "--json").stdout)["totals"]
+    assert so_far["found"] == so_far["imported"] + so_far["skipped"] + so_far["rejected"] > 0
     done = mail.aimport("resume", "--journal", journal, "--json", env=SECRETS)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

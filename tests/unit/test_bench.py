@@ -210,3 +210,12 @@ def test_a_tiny_run_moves_all_mail_and_leaves_nothing_behind(
             assert each.arrived == 40
             assert min(each.seconds, each.client_cpu_s, each.server_cpu_s, each.peak_rss_mib) > 0
     assert "Maildir → IMAP" in capsys.readouterr().out
+
+
+def test_tables_go_between_the_marks_of_a_page_and_replace_what_was_there() -> None:
+    page = f"a\n{table.BEGIN}\nold\n{table.END}\nb\n"
+    once = table.put_into(page, "new\n")
+    assert once == f"a\n{table.BEGIN}\n\nnew\n\n{table.END}\nb\n"
+    assert table.put_into(once, "new\n") == once
+    with pytest.raises(ValueError, match="bench:begin"):
+        table.put_into("a page without marks", "new")

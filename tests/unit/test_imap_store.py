@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -22,7 +23,7 @@ from aimport.errors import (
     Unavailable,
 )
 from aimport.imap.commands import LiteralPolicy
-from aimport.model import Appended, Batch, Mailbox, Message, MessageKey, Position, Rejected, Unreadable, Wanted
+from aimport.model import Appended, Batch, Mailbox, Message, MessageKey, Position, Rejected, Uid, Unreadable, Wanted
 from aimport.octets import fingerprint
 from aimport.stores.imap import ImapDestination, ImapDestinationSession, ImapSource, ImapSourceSession, UidKeys
 from tests.fix_imap import Peer, Script, login, logout, scripted, then
@@ -442,6 +443,32 @@ async def test_keywords_that_may_be_the_reason_are_left_out_once() -> None:
     async with destination(script) as session:
         [outcome] = await session.append(BOX, batch("one", flags=["\\Seen", "Odd"]))
     assert outcome == Appended(key=MessageKey("k0"), uid=outcome.uid, dropped=("Odd",))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("answer", ["NO date out of range", "BAD invalid date"])
+async def test_a_date_before_1970_is_sent_as_it_is_and_changed_only_when_refused_and_told(answer: str) -> None:
+    """Dovecot keeps such dates, Cyrus answers BAD, Courier NO (seen): P3, never changed silently."""
+    old = batch("one")
+    message = replace(old.messages[0], internal_date=datetime(1965, 2, 3, 4, 5, 6, tzinfo=UTC))
+    first = f"""
+        C: a APPEND "box" () "03-Feb-1965 04:05:06 +0000" {{3+}}
+        C| one
+        S: a {answer}
+    """
+    second = """
+        C: b APPEND "box" () "01-Jan-1970 00:00:00 +0000" {3+}
+        C| one
+        S: b OK [APPENDUID 7 3] stored
+    """
+    begin = then(login("IMAP4rev1 LITERAL+"), ROOT)
+    scripts = (
+        [then(begin, first, second, logout)]
+        if answer.startswith("NO")
+        else [then(begin, first, "- eof"), then(begin, second, logout)]
+    )
+    async with scripted(*scripts) as server, ImapDestination(server.endpoint()).open() as session:
+        outcomes = await session.append(BOX, replace(old, messages=(message,)))
+    assert outcomes == [Appended(key=MessageKey("k0"), uid=Uid(3), dropped=("INTERNALDATE",))]
 
 
 async def test_what_is_above_the_limit_of_the_server_is_not_sent() -> None:

@@ -159,7 +159,7 @@ def read_all(fd: int, size: int) -> bytes:
 
 
 def read_small(folder: Folder, name: str, limit: int = MAX_SMALL) -> bytes | None:
-    """A control file; None, with a warning, when it is a link, no file, too large or unreadable (S5)."""
+    """A control file; None, with a warning, when it is a link, no file, too large or unreadable."""
     if folder.control < 0:
         return None
     try:

@@ -1,0 +1,48 @@
+"""A command line, taken apart: what `main`, the commands and `work` hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # so that `--help` imports neither planner nor stores
+    from pathlib import Path
+
+    from aimport.limits import Limits
+    from aimport.plan import Request
+    from aimport.progress import Style
+    from aimport.stores import Fsync
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a command line comes from: typed, or kept in a journal and now resumed."""
+
+    typed: tuple[str, ...] = ()
+    resume: Callable[[Call], int] | None = None
+    """What `resume` does with the call instead of beginning a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Globals:
+    """Options that stand before COMMAND."""
+
+    config: str | None
+    overrides: tuple[str, ...]
+    start: Start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """An `import` command line."""
+
+    globals: Globals
+    request: Request
+    limits: Limits
+    fsync: Fsync
+    journal: Path | None
+    """Where runs are remembered; None: nowhere."""
+    again: bool
+    progress: Style
+    as_json: bool
