@@ -227,33 +227,35 @@ class _Writer:
         written: deque[tuple[int, str, str]] = deque()
         self.octets = 0
         try:
-            for index, (message, fingerprint) in enumerate(zip(batch.messages, batch.fingerprints, strict=True)):
-                start = stem(batch.run, batch.number, batch.created_us, index)
-                info, dropped = to_letters(message.flags, letters)
-                try:
-                    base = self._write(start, message, fingerprint)
-                except OSError as error:
-                    if error.errno in _WIDE:
-                        raise
-                    outcomes.append(self._rejected(message, error))
-                    continue
-                written.append((index, base, info))
-                outcomes.append(Appended(key=message.key, dropped=dropped))
+            with disk.FILE_TURNS:
+                for index, (message, fingerprint) in enumerate(zip(batch.messages, batch.fingerprints, strict=True)):
+                    start = stem(batch.run, batch.number, batch.created_us, index)
+                    info, dropped = to_letters(message.flags, letters)
+                    try:
+                        base = self._write(start, message, fingerprint)
+                    except OSError as error:
+                        if error.errno in _WIDE:
+                            raise
+                        outcomes.append(self._rejected(message, error))
+                        continue
+                    written.append((index, base, info))
+                    outcomes.append(Appended(key=message.key, dropped=dropped))
             if self._group is not None:
                 self._group.sync()
             touched: set[int] = set()
-            while written:
-                index, base, info = written[0]
-                fd, name = (self.folder.cur, f"{base}:2,{info}") if info else (self.folder.new, base)
-                try:
-                    os.rename(base, name, src_dir_fd=self.folder.tmp, dst_dir_fd=fd)
-                except OSError as error:
-                    if error.errno in _WIDE:
-                        raise
-                    self._remove(base)
-                    outcomes[index] = self._rejected(batch.messages[index], error)
-                touched.add(fd)
-                written.popleft()
+            with disk.FILE_TURNS:
+                while written:
+                    index, base, info = written[0]
+                    fd, name = (self.folder.cur, f"{base}:2,{info}") if info else (self.folder.new, base)
+                    try:
+                        os.rename(base, name, src_dir_fd=self.folder.tmp, dst_dir_fd=fd)
+                    except OSError as error:
+                        if error.errno in _WIDE:
+                            raise
+                        self._remove(base)
+                        outcomes[index] = self._rejected(batch.messages[index], error)
+                    touched.add(fd)
+                    written.popleft()
         except BaseException:
             for _, base, _ in written:
                 self._remove(base)

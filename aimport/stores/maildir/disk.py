@@ -396,6 +396,14 @@ def translated(error: OSError, path: str, *, wide: bool = False) -> AimportError
     return MailboxError(text)
 
 
+FILE_TURNS: Final = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
+"""Threads that read, write or rename files at the same time; who waits for a sync gives its turn away.
+
+Each system call lets go of the interpreter lock: with 20 threads at it, 10,000 messages cost 880,000
+futex calls and 4.7 s of kernel time, with as many threads as processors 1.9 s, and 1.6 times the
+throughput (measured, Maildir to Maildir, 2 processors).
+"""
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _HAS_SYNCFS: Final = hasattr(_libc, "syncfs")  # Linux
 

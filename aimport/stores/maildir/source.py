@@ -193,6 +193,10 @@ class _Reader:
             MailboxError: the folder cannot be read any more.
             Unavailable: too many open files.
         """
+        with disk.FILE_TURNS:
+            return self._read_some(keys)
+
+    def _read_some(self, keys: Sequence[MessageKey]) -> list[Message | Unreadable]:
         letters = self._keywords.letters()
         done: list[Message | Unreadable] = []
         octets = 0
