@@ -179,7 +179,7 @@ def test_an_import_repeats_and_an_unfinished_one_is_resumed(home: Path) -> None:
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
-    heavy = {"uvloop", "rich", "distributed", "anyio", "sqlite3", "aioimaplib", "asyncio"}
+    heavy = {"uvloop", "rich", "distributed", "anyio", "aioimaplib", "asyncio"}
     script = (
         "import sys; from aimport.cli.main import main; code = main(['--help']); "
         f"heavy = sorted({heavy!r} & set(sys.modules)); sys.exit(code or (str(heavy) if heavy else 0))"

@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import AsyncGenerator, Container, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 HOP_MESSAGES: Final = 64
 HOP_OCTETS: Final = 1 << 20
-_TRIES: Final = 3
+_TRIES: Final = 20
 
 
 class MaildirSource:
@@ -177,7 +177,7 @@ class _Reader:
         self._folder = _open(layout, mailbox)
         try:
             self._keywords = disk.Keywords(self._folder)
-            self._places = self._scan()
+            self._places = self._scan(disk.scan)
             self._fresh = True  # scanned in this hop
         except BaseException:
             self.close()
@@ -214,7 +214,8 @@ class _Reader:
     def _read(self, key: MessageKey, letters: dict[str, str]) -> Message | Unreadable:
         """One message under the name that it has now.
 
-        A scan sees every rename so far, so a flood of flag changes costs few scans, not one each.
+        A quick reading finds a renamed one; what that lacks is gone only when a careful one lacks
+        it too, and that is made once a hop, however many are gone.
         """
         for _ in range(_TRIES):
             place = self._places.get(key)
@@ -227,15 +228,18 @@ class _Reader:
                     if error.errno not in (errno.ENOENT, errno.ESTALE):
                         path = f"{self._folder.path}/{printable(place[1])}"
                         return Unreadable(key=key, code="unreadable", text=str(disk.translated(error, path)))
+                del self._places[key]
+                self._places.update(self._scan(disk.scan_once))
             elif self._fresh:
                 break
-            self._places = self._scan()
-            self._fresh = True
+            else:
+                self._places = self._scan(disk.scan)
+                self._fresh = True
         return Unreadable(key=key, code="vanished", text=f"{self._folder.path}: {key} is gone")
 
-    def _scan(self) -> dict[MessageKey, disk.Place]:
+    def _scan(self, scan: Callable[[disk.Folder], dict[MessageKey, disk.Place]]) -> dict[MessageKey, disk.Place]:
         try:
-            return disk.scan(self._folder)
+            return scan(self._folder)
         except OSError as error:
             raise MailboxError(f"{self._folder.path}: {error.strerror}") from error
 
