@@ -19,7 +19,7 @@ from aimport.results import UserResult, exit_code
 
 @click.command("plan", context_settings=options.WORDS_AS_THEY_STAND)
 @options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.LATER)
-@click.option("--keys", is_flag=True, help="With --json: the keys of the messages (source UIDs, Maildir base names).")
+@click.option("--keys", is_flag=True, help="Also the keys of the messages: source UIDs, Maildir base names.")
 @options.with_options(options.ARGUMENTS)
 @click.pass_context
 def command(
@@ -56,7 +56,7 @@ def command(
         query=plan.query,
         limits=limits(users, connections_per_user, connections_per_host, max_memory, max_errors),
     )
-    show = _Json(keys) if as_json else _Table()
+    show = _Json(keys) if as_json else _Table(keys)
 
     async def main() -> None:
         async for planned in local.plan_all(jobs(plan), run):
@@ -130,8 +130,9 @@ def _shown_keys(keys: Sequence[str]) -> Sequence[object]:
 class _Table(_Shown):
     """A line for each mailbox, with its user above and the sums below."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: bool) -> None:
         super().__init__()
+        self._keys = keys
         self._mailboxes = self._messages = self._octets = 0
 
     def user(self, planned: PlannedUser) -> None:
@@ -144,6 +145,8 @@ class _Table(_Shown):
                 f"  {printable(mailbox.source)} -> {printable(mailbox.dest)}: "
                 f"{mailbox.messages} messages, {size(mailbox.octets)}"
             )
+            for key in _shown_keys(mailbox.keys) if self._keys else ():
+                print(f"    {printable(str(key))}")
             self._mailboxes += 1
             self._messages += mailbox.messages
             self._octets += mailbox.octets

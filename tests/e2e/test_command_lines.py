@@ -139,7 +139,9 @@ def test_plan_prints_and_touches_nothing(home: Path) -> None:
     assert mailbox["keys"] == sorted(mailbox["keys"])
     assert mail.tree(home) == before
     table = typed(home, "aimport plan -u bob --to 'maildir:~/New' 'maildir:~/Maildir' P ALL")
-    assert "INBOX -> P.INBOX" in table.stdout
+    assert "INBOX -> P.INBOX" in table.stdout and mailbox["keys"][0] not in table.stdout
+    with_keys = typed(home, "aimport plan -u bob --keys --to 'maildir:~/New' 'maildir:~/Maildir' P ALL")
+    assert mailbox["keys"][0] in with_keys.stdout
     assert mail.tree(home) == before
 
 
