@@ -73,7 +73,14 @@ def run_import(call: Call) -> int:
             cwd=os.getcwd(),
             settings=tuple((name, str(value)) for name, value in settings.public().items()),
         )
-        journal = Journal.create(call.journal, job=job_identity(call, settings), arguments=arguments, again=call.again)
+        # All destinations are claimed before the first is touched: the later of two runs gives way, not the earlier.
+        journal = Journal.create(
+            call.journal,
+            job=job_identity(call, settings),
+            arguments=arguments,
+            again=call.again,
+            identities=(job.destination.identity for job in jobs(plan) if not job.error),
+        )
     return drive(call, plan, journal)
 
 

@@ -180,6 +180,39 @@ def test_an_import_repeats_and_an_unfinished_one_is_resumed(home: Path) -> None:
     assert typed(home, "aimport resume").returncode == 0
 
 
+def test_a_second_run_on_a_user_who_is_being_imported_gives_way(home: Path) -> None:
+    """Another job, the same destination: the second says who holds it and touches nothing, the first goes on."""
+    expected = generate(home / "home" / "bob" / "Maildir", messages=3000)
+    generate(home / "home" / "other" / "Maildir")
+    (home / "two").write_text("ann\nbob\n")
+    first = [
+        sys.executable,
+        "-m",
+        "aimport",
+        "import",
+        "-u",
+        "bob",
+        "--to",
+        "maildir:~/New",
+        "maildir:~/Maildir",
+        "",
+        "ALL",
+    ]
+    env = mail.environment({"XDG_STATE_HOME": str(home / "state")})
+    with subprocess.Popen(
+        first, cwd=home, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as run:
+        while not (home / "home" / "bob" / "New").exists():
+            assert run.poll() is None
+        second = typed(home, "aimport import -F two -U other --to 'maildir:~/New' 'maildir:~/Maildir' '' ALL")
+        _, err = run.communicate(timeout=60)
+    assert second.returncode == 69
+    assert "bob" in second.stderr and "run" in second.stderr
+    assert not (home / "home" / "ann" / "New").exists()
+    assert run.returncode == 0, err
+    assert mail.in_maildir(home / "home" / "bob" / "New") == expected
+
+
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
     heavy = {"uvloop", "rich", "distributed", "anyio", "aioimaplib", "asyncio"}
     script = (
