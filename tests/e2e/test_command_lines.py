@@ -180,6 +180,35 @@ def test_an_import_repeats_and_an_unfinished_one_is_resumed(home: Path) -> None:
     assert typed(home, "aimport resume").returncode == 0
 
 
+def test_a_list_from_standard_input_is_given_again_to_resume(home: Path) -> None:
+    expected = generate(home / "home" / "bob" / "Maildir")
+    words = [
+        sys.executable,
+        "-m",
+        "aimport",
+        "import",
+        "-F",
+        "-",
+        "--to",
+        "maildir:~/New",
+        "maildir:~/Maildir",
+        "",
+        "ALL",
+    ]
+    env = mail.environment({"XDG_STATE_HOME": str(home / "state")})
+
+    def run(words: list[str]) -> int:
+        return subprocess.run(
+            words, cwd=home, env=env, input=b"bob\nlate\n", capture_output=True, timeout=60, check=False
+        ).returncode
+
+    assert run(words) == 75
+    generate(home / "home" / "late" / "Maildir")
+    assert run([sys.executable, "-m", "aimport", "resume"]) == 0
+    assert mail.in_maildir(home / "home" / "bob" / "New") == expected
+    assert mail.in_maildir(home / "home" / "late" / "New") == expected
+
+
 def test_a_second_run_on_a_user_who_is_being_imported_gives_way(home: Path) -> None:
     """Another job, the same destination: the second says who holds it and touches nothing, the first goes on."""
     expected = generate(home / "home" / "bob" / "Maildir", messages=3000)
