@@ -6,6 +6,7 @@ import hashlib
 
 from aimport.model import Fingerprint
 
+
 def wire_form(body: bytes) -> bytes:
     """`body` with every line end CRLF (RFC 9051 §4.3); the same object when it already is.
 
