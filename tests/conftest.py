@@ -95,6 +95,18 @@ def _required() -> frozenset[str]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """A test that starts a server of its own is skipped where there is none, as those that use the fixture are."""
+    try:
+        yield
+    except servers.CannotGet as reason:
+        name = str(reason).partition(":")[0]
+        if name in SERVER_MARKERS:
+            item.add_marker(name)
+        pytest.skip(str(reason))
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
