@@ -133,14 +133,14 @@ class HostLimits:
             await turn.wait()
         except BaseException:
             if turn.is_set():
-                self._release(need)
+                self.release(need)
             else:
                 self._waiting.remove(entry)
             raise
         try:
             yield
         finally:
-            self._release(need)
+            self.release(need)
 
     def try_hold(self, hosts: Iterable[str]) -> dict[str, int] | None:
         """As `hold` without waiting; the result is given to `release`, None when there is no room."""
@@ -149,9 +149,6 @@ class HostLimits:
             return None
         self._take(need)
         return need
-
-    def release(self, held: dict[str, int]) -> None:
-        self._release(held)
 
     @staticmethod
     def _count(hosts: Iterable[str]) -> dict[str, int]:
@@ -171,7 +168,8 @@ class HostLimits:
         for host, count in need.items():
             self._used[host] = self._used.get(host, 0) + count
 
-    def _release(self, need: dict[str, int]) -> None:
+    def release(self, need: dict[str, int]) -> None:
+        """Gives back what `try_hold` took."""
         for host, count in need.items():
             self._used[host] -= count
             if not self._used[host]:

@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -250,16 +250,26 @@ async def _copy_account(account: Account) -> None:
         raise widest(again)
 
 
+async def _map_mailboxes(
+    job: UserJob, run: Run, reader: SourceSession, writer: DestinationSession
+) -> tuple[Mapping[Mailbox, Mailbox], tuple[str, ...]]:
+    """Selected source mailboxes with their destinations, and names in the query that do not exist.
+
+    Raises:
+        NameClash: before anything is written.
+    """
+    listed = await reader.list_mailboxes()
+    mailboxes = [mailbox for mailbox in listed if run.query.selects(mailbox)]
+    return map_names(mailboxes, job.parent, writer.separator), run.query.missing(listed)
+
+
 async def _select_all(account: Account, reader: SourceSession, writer: DestinationSession) -> None:
     """Fills `account.works`. Name clashes end the user here, before the first write."""
     job, run = account.job, account.run
-    listed = await reader.list_mailboxes()
-    mailboxes = [mailbox for mailbox in listed if run.query.selects(mailbox)]
-    for name in run.query.missing(listed):
+    targets, missing = await _map_mailboxes(job, run, reader, writer)
+    for name in missing:
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
-    targets = map_names(mailboxes, job.parent, writer.separator)
-    for mailbox in mailboxes:
-        target = targets[mailbox]
+    for mailbox, target in targets.items():
         place = (mailbox.name, target.name)
         known = account.works.get(place)
         if known is not None and known.complete:
@@ -277,7 +287,7 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
         account.works[place] = work
         if known is None:
             done = len(selection.keys) - work.open_keys()
-            run.counters.user_found(job.user, len(selection.keys), sum(selection.sizes))
+            run.counters.user_found(job.user, len(selection.keys))
             run.counters.settled(job.user, done, 0)
 
 
@@ -362,14 +372,12 @@ async def _copy_mailbox(
     if not work.open_keys():
         work.complete = True
         return
+    await writer.create_mailbox(work.target, subscribe=run.subscribe)
     if work.lane is None:
-        await writer.create_mailbox(work.target, subscribe=run.subscribe)
         position = await writer.position(work.target)
         if position is None:
             raise MailboxNotFound(f"mailbox {work.target.name!r} is missing right after it was created")
         work.lane = await account.log.lane(work.source.name, work.target.name, position)
-    else:
-        await writer.create_mailbox(work.target, subscribe=run.subscribe)
     copy = Copy(account=account, work=work, lane=work.lane, wire=wire, lease=run.budget.lease())
     send, receive = anyio.create_memory_object_stream[list[Message]](run.limits.queue_lists)
     failure: AimportError | None = None
@@ -456,7 +464,7 @@ class Copy:
                 if len(messages) < len(items):
                     await self._unreadable([item for item in items if isinstance(item, Unreadable)])
                 if messages:
-                    await self.lease.take(sum(len(message.body) for message in messages))
+                    await self.lease.take(_octets_of(messages))
                     try:
                         await send.send(messages)
                     except anyio.BrokenResourceError:
@@ -479,7 +487,7 @@ class Copy:
             async for messages in receive:
                 for batch in cut(_drain(receive, messages, limits), limits):
                     await self.write_batch(writer, batch)
-                    self.lease.give(sum(len(message.body) for message in batch))
+                    self.lease.give(_octets_of(batch))
 
     async def write_batch(self, writer: DestinationSession, messages: Sequence[Message]) -> None:
         """Intent, append, commit; a refused batch is halved until the culprit stands alone."""
@@ -521,16 +529,20 @@ class Copy:
         self.account.run.counters.settled(user, len(outcomes), octets_done)
 
 
+def _octets_of(messages: Sequence[Message]) -> int:
+    return sum(len(message.body) for message in messages)
+
+
 def _drain(receive: MemoryObjectReceiveStream[list[Message]], messages: list[Message], limits: Limits) -> list[Message]:
     """`messages` and what else waits in the queue, until a batch is full."""
-    size = sum(len(message.body) for message in messages)
+    size = _octets_of(messages)
     while len(messages) < limits.batch_messages and size < limits.batch_octets:
         try:
             more = receive.receive_nowait()
         except (anyio.WouldBlock, anyio.EndOfStream):
             break
         messages = messages + more
-        size += sum(len(message.body) for message in more)
+        size += _octets_of(more)
     return messages
 
 
@@ -564,7 +576,7 @@ async def prepare(messages: Sequence[Message], *, wire: bool) -> list[tuple[Mess
             prepared.append((message, fingerprint))
         return prepared
 
-    if sum(len(message.body) for message in messages) <= HASH_INLINE_OCTETS:
+    if _octets_of(messages) <= HASH_INLINE_OCTETS:
         return work()
     return await anyio.to_thread.run_sync(work)
 
@@ -589,9 +601,8 @@ def _result(
     rejected: Counter[str] = Counter()
     failures = account.failures if account is not None else []
     if account is not None:
-        seen = {place: work for place, work in account.works.items()}
-        for place in seen.keys() | account.log.lanes.keys():
-            work = seen.get(place)
+        for place in account.works.keys() | account.log.lanes.keys():
+            work = account.works.get(place)
             lane = account.log.lanes.get(place)
             keys: Sequence[MessageKey] = work.selection.keys if work is not None else ()
             found += len(keys)
@@ -679,11 +690,8 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
             source.open() as reader,
             destination.open() as writer,
         ):
-            listed = await reader.list_mailboxes()
-            mailboxes = [mailbox for mailbox in listed if run.query.selects(mailbox)]
-            missing = tuple(run.query.missing(listed))
-            targets = map_names(mailboxes, job.parent, writer.separator)
-            for mailbox in mailboxes:
+            targets, missing = await _map_mailboxes(job, run, reader, writer)
+            for mailbox, target in targets.items():
                 try:
                     selection = await reader.select(mailbox)
                 except MailboxError as error:
@@ -693,7 +701,7 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                     planned.append(
                         PlannedMailbox(
                             source=mailbox.name,
-                            dest=targets[mailbox].name,
+                            dest=target.name,
                             messages=len(selection.keys),
                             octets=sum(selection.sizes),
                             keys=tuple(selection.keys),

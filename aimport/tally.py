@@ -31,7 +31,6 @@ class Counters:
         self.users_done = 0
         self.users_failed = 0
         self.found = 0
-        self.found_octets = 0
         self.messages = 0
         self.octets = 0
         self.hosts: Counter[str] = Counter()
@@ -46,9 +45,8 @@ class Counters:
         self.running[user] = progress
         return progress
 
-    def user_found(self, user: str, messages: int, octets: int) -> None:
+    def user_found(self, user: str, messages: int) -> None:
         self.found += messages
-        self.found_octets += octets
         self.running[user].found += messages
 
     def settled(self, user: str, messages: int, octets: int) -> None:

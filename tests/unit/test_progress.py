@@ -11,7 +11,7 @@ def counters(users: int) -> Counters:
     shown = Counters(clock=lambda: now)
     for number in range(users):
         shown.user_began(f"user{number}", f"host{number % 5}:143")
-        shown.user_found(f"user{number}", 100 + number, 10_000)
+        shown.user_found(f"user{number}", 100 + number)
         shown.settled(f"user{number}", 50, 5_000)
     now = 10.0
     return shown
