@@ -37,8 +37,9 @@ from aimport.errors import (
     UserError,
 )
 from aimport.imap.answers import BadAnswer, clean, error_for
-from aimport.imap.client import Connection, Deadlines, Exchange, Reply, connect, identify, where_of
+from aimport.imap.client import connect, where_of
 from aimport.imap.commands import LiteralPolicy, Word, append_words, octet_string, uid_sets
+from aimport.imap.connection import Connection, Deadlines, Exchange, Reply, identify
 from aimport.imap.responses import Exists, Fetch, Listed, Namespace, Tagged, append_uids, date_time
 from aimport.model import (
     Appended,

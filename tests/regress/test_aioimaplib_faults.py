@@ -16,8 +16,9 @@ import anyio
 import pytest
 
 from aimport.errors import ConnectionLost
-from aimport.imap.client import Connection, Control, Deadlines, connect
+from aimport.imap.client import Control, connect
 from aimport.imap.commands import Literal, astring
+from aimport.imap.connection import Connection, Deadlines
 from aimport.imap.fragments import FragmentReader
 from aimport.imap.responses import Fetch, Listed, MailboxStatus
 from aimport.model import Mailbox

@@ -22,8 +22,9 @@ from aimport.errors import (
     Unavailable,
     UserError,
 )
-from aimport.imap.client import Deadlines, connect
+from aimport.imap.client import connect
 from aimport.imap.commands import Literal, LiteralPolicy, Word
+from aimport.imap.connection import Deadlines
 from aimport.imap.responses import Exists, Fetch, Listed
 from tests.fix_imap import AFTER, BEFORE, LOGIN, PASSWORD, Peer, logout, scripted, then
 from tests.fix_imap import login as login_as
