@@ -7,7 +7,6 @@
     ├── JournalError                the run cannot remember what it does; run
     │   └── JournalDamaged          a record in the middle does not match its checksum
     ├── DestinationFull             no space or read-only below the destination; run
-    ├── BatchRefused                one of several messages was refused; the caller splits
     ├── MessageRefused              the destination refused this message; message
     ├── MailboxError                one mailbox cannot be read or written; mailbox
     │   ├── MailboxNotFound     68  named in the query, or vanished
@@ -42,10 +41,9 @@ class Scope(enum.IntEnum):
     """How much stops. Ordered: a wider failure ends what a narrower one would."""
 
     MESSAGE = 1
-    BATCH = 2
-    MAILBOX = 3
-    USER = 4
-    RUN = 5
+    MAILBOX = 2
+    USER = 3
+    RUN = 4
 
 
 class Retry(enum.Enum):
@@ -113,12 +111,6 @@ class DestinationFull(AimportError):
 
     scope = Scope.RUN
     retry = Retry.LATER
-
-
-class BatchRefused(AimportError):
-    """Nothing of a batch of several was stored and the culprit is unknown (RFC 3502)."""
-
-    scope = Scope.BATCH
 
 
 class MessageRefused(AimportError):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Container, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
-from aimport.model import Appended, Batch, Mailbox, Message, Position, Rejected, Selection, Stored, Unreadable, Wanted
+from aimport.model import Batch, Mailbox, Message, Outcome, Position, Selection, Stored, Unreadable, Wanted
 
 
 class SourceSession(Protocol):
@@ -52,6 +53,32 @@ class SourceSession(Protocol):
         ...
 
 
+class Appending(Protocol):
+    """A batch that was handed over."""
+
+    async def outcomes(self) -> Sequence[Outcome]:
+        """Waits for the store's answer; one outcome per message, in the order of the batch.
+
+        Asked once, batch after batch in the order they were handed over. Every `Appended`
+        message is acknowledged (IMAP) or durable as far as `--fsync` asks. A batch of one with
+        nothing else under way is never refused in company (`NotStored` without error).
+
+        Raises:
+            ConnectionLost, DestinationFull: what became of the batch is unknown.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The `Appending` of a store that has its answer when `append` returns."""
+
+    known: Sequence[Outcome]
+
+    async def outcomes(self) -> Sequence[Outcome]:
+        return self.known
+
+
 class DestinationSession(Protocol):
     """Writes one account. `separator` is the one names of this destination are shown with."""
 
@@ -69,17 +96,16 @@ class DestinationSession(Protocol):
         """
         ...
 
-    async def append(self, mailbox: Mailbox, batch: Batch) -> Sequence[Appended | Rejected]:
-        """Store `batch` in order; one outcome per message, in the same order.
+    async def append(self, mailbox: Mailbox, batch: Batch) -> Appending:
+        """Hand `batch` over to be stored behind what was handed over before.
 
-        When it returns, every `Appended` message is acknowledged (IMAP) or durable as far as
-        `--fsync` asks. After ConnectionLost or cancellation the outcome is unknown: the journal
-        has an intent without commit, and `find` asks the store.
+        Returns when the next batch may follow, mostly before the store has answered. One task
+        appends; another may wait for the outcomes of earlier batches meanwhile. After
+        ConnectionLost or cancellation the outcome is unknown: the journal has an intent
+        without commit, and `find` asks the store.
 
         Raises:
-            BatchRefused: nothing was stored and the culprit is unknown (MULTIAPPEND is
-                atomic, RFC 3502); the caller splits. Never raised for a batch of one.
-            OverQuota, MailboxError, ConnectionLost, DestinationFull
+            MailboxError, ConnectionLost, DestinationFull
         """
         ...
 

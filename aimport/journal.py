@@ -47,7 +47,18 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
-from aimport.model import Appended, Batch, Fingerprint, Message, MessageKey, Position, Rejected, Uid
+from aimport.model import (
+    Appended,
+    Batch,
+    Fingerprint,
+    Message,
+    MessageKey,
+    NotStored,
+    Outcome,
+    Position,
+    Rejected,
+    Uid,
+)
 from aimport.results import UserResult
 
 logger = logging.getLogger(__name__)
@@ -230,19 +241,18 @@ class LaneLog:
             fingerprints=opened.fingerprints,
         )
 
-    async def commit(self, batch: Batch, outcomes: Sequence[Appended | Rejected]) -> None:
-        """Records what became of each message; written behind, a failure surfaces at the next call."""
+    async def commit(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+        """Records what became of each message; what was not stored may be sent again.
+
+        Written behind, a failure surfaces at the next call.
+        """
         opened = self._open[batch.number]
         if [outcome.key for outcome in outcomes] != list(opened.keys):
             raise ValueError("outcomes do not stand beside messages")
-        lines = self._reject_lines(zip(opened.fingerprints, outcomes, strict=True))
-        self._journal._queue_row(OUTCOME, self._user, self._id, batch.number, _pack_outcomes(outcomes), lines)
-        self._close(batch.number, outcomes, ())
-
-    async def abort(self, batch: Batch) -> None:
-        """Nothing of the batch was stored (tagged NO): all of it may be sent again."""
-        self._journal._queue_row(OUTCOME, self._user, self._id, batch.number, _pack_uids([ABSENT]))
-        del self._open[batch.number]
+        ended = [None if isinstance(outcome, NotStored) else outcome for outcome in outcomes]
+        lines = self._reject_lines(zip(opened.fingerprints, ended, strict=True))
+        self._journal._queue_row(OUTCOME, self._user, self._id, batch.number, _pack_outcomes(ended), lines)
+        self._close(batch.number, ended, ())
 
     async def settle(self, number: int, found: Mapping[int, Uid | None], *, doubtful: Collection[int] = ()) -> None:
         """Ends a batch in doubt: indexes in `found` are committed, the others are to be sent again. Durable.
@@ -889,9 +899,12 @@ def _pack_uids(
     return _packed((uids[:1] if len(set(uids)) == 1 else uids, rest))
 
 
-def _pack_outcomes(outcomes: Sequence[Appended | Rejected]) -> bytes:
+def _pack_outcomes(outcomes: Sequence[Appended | Rejected | None]) -> bytes:
     return _pack_uids(
-        [REFUSED if isinstance(outcome, Rejected) else outcome.uid or NO_UID for outcome in outcomes],
+        [
+            ABSENT if outcome is None else REFUSED if isinstance(outcome, Rejected) else outcome.uid or NO_UID
+            for outcome in outcomes
+        ],
         [(i, one.code, one.text[:TEXT_LIMIT]) for i, one in enumerate(outcomes) if isinstance(one, Rejected)],
         [(i, one.dropped) for i, one in enumerate(outcomes) if isinstance(one, Appended) and one.dropped],
     )

@@ -28,6 +28,8 @@ class Limits:
     batch_messages: int = 64
     """Messages of one APPEND; 50 takes most of the gain of MULTIAPPEND, 200 adds little (measured)."""
     batch_octets: int = 1024 * 1024
+    batches_ahead: int = 3
+    """Batches of one lane that were handed over and not answered yet: what may be in doubt after a crash."""
     queue_lists: int = 4  # arbitrary: lists of up to 64 messages between reader and writer of a lane
     attempts: int = 5
     """Tries of one user without any progress between them."""

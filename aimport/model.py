@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NewType
 
-from aimport.errors import Status
+from aimport.errors import AimportError, Status
 
 MessageKey = NewType("MessageKey", str)
 """Identity of a message in its source mailbox, stable over runs: `uidvalidity:uid`, Maildir base name."""
@@ -179,6 +179,21 @@ class Rejected:
     key: MessageKey
     code: str
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotStored:
+    """Not stored, by the store's own word, though the message itself may be good.
+
+    Without `error` it was refused in company: send it again in a smaller batch, at last alone
+    with nothing else under way. `error` is the wider failure that stopped it (quota, mailbox gone).
+    """
+
+    key: MessageKey
+    error: AimportError | None = None
+
+
+Outcome = Appended | Rejected | NotStored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

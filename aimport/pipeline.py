@@ -31,11 +31,9 @@ from aimport import octets, reconcile
 from aimport.errors import (
     AccessRefused,
     AimportError,
-    BatchRefused,
     JournalError,
     MailboxError,
     MailboxNotFound,
-    MessageRefused,
     OverQuota,
     Retry,
     Scope,
@@ -43,16 +41,18 @@ from aimport.errors import (
     UserError,
     widest,
 )
-from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
+from aimport.interfaces import Appending, Destination, DestinationSession, Source, SourceSession
 from aimport.journal import Journal, LaneLog, UserLog
 from aimport.limits import ByteBudget, HostLimits, Lease, Limits
 from aimport.model import (
     Appended,
+    Batch,
     Endpoint,
     Fingerprint,
     Mailbox,
     Message,
     MessageKey,
+    NotStored,
     Position,
     Rejected,
     Selection,
@@ -378,19 +378,8 @@ async def _copy_mailbox(
         if position is None:
             raise MailboxNotFound(f"mailbox {work.target.name!r} is missing right after it was created")
         work.lane = await account.log.lane(work.source.name, work.target.name, position)
-    copy = Copy(account=account, work=work, lane=work.lane, wire=wire, lease=run.budget.lease())
-    send, receive = anyio.create_memory_object_stream[list[Message]](run.limits.queue_lists)
-    failure: AimportError | None = None
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(copy.read_mailbox, reader, send)
-            tasks.start_soon(copy.write_mailbox, writer, receive)
-    except* AimportError as group:
-        failure = widest(group.exceptions)
-    finally:
-        copy.lease.close()
-    if failure is not None:
-        raise failure
+    copy = Copy(account=account, work=work, lane=work.lane, wire=wire)
+    await copy.run(reader, writer)
     work.complete = copy.read_to_end
 
 
@@ -444,16 +433,57 @@ async def _settle(account: Account, work: Work, lane: LaneLog, writer: Destinati
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class Copy:
-    """One mailbox between its reader and its writer."""
+Prepared = tuple[Message, Fingerprint]
+"""A message as it will be sent, and the fingerprint of its wire form."""
 
-    account: Account
-    work: Work
-    lane: LaneLog
-    wire: bool
-    lease: Lease
-    read_to_end: bool = False
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A batch on its way: its messages, its intent, and who knows what became of it."""
+
+    part: Sequence[Prepared]
+    batch: Batch
+    appending: Appending
+
+
+class Copy:
+    """One mailbox between its reader, its writer and the answers.
+
+    read_mailbox ─▶ lists ─▶ write_mailbox ─▶ batches under way ─▶ settle_mailbox ─▶ journal
+    """
+
+    def __init__(self, *, account: Account, work: Work, lane: LaneLog, wire: bool) -> None:
+        self.account = account
+        self.work = work
+        self.lane = lane
+        self.wire = wire
+        self.lease: Lease = account.run.budget.lease()
+        self.read_to_end = False
+        ahead = account.run.limits.batches_ahead
+        self._room = anyio.Semaphore(ahead)
+        self._turn = anyio.Lock()
+        """Held while a batch is handed over, so that whoever holds it can let what is under way run out."""
+        self._send, self._receive = anyio.create_memory_object_stream[Sent](ahead)
+
+    async def run(self, reader: SourceSession, writer: DestinationSession) -> None:
+        """Copies what is not done.
+
+        Raises:
+            AimportError: the widest failure; batches without an answer stay open in the journal.
+        """
+        send, receive = anyio.create_memory_object_stream[list[Message]](self.account.run.limits.queue_lists)
+        failure: AimportError | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.read_mailbox, reader, send)
+                tasks.start_soon(self.write_mailbox, writer, receive)
+                tasks.start_soon(self.settle_mailbox, writer)
+        except* AimportError as group:
+            failure = widest(group.exceptions)
+        finally:
+            self.lease.close()
+        if failure is not None:
+            raise failure
 
     async def read_mailbox(self, reader: SourceSession, send: MemoryObjectSendStream[list[Message]]) -> None:
         """Reads what is not done and sends it on in lists; message failures of the source end here."""
@@ -481,38 +511,83 @@ class Copy:
     async def write_mailbox(
         self, writer: DestinationSession, receive: MemoryObjectReceiveStream[list[Message]]
     ) -> None:
-        """Takes what the queue holds up to the batch limits, without waiting for more, and appends it."""
+        """Takes what the queue holds up to the batch limits, without waiting for more, and hands it over."""
         limits = self.account.run.limits
-        async with receive:
+        async with receive, self._send:
             async for messages in receive:
                 for batch in cut(_drain(receive, messages, limits), limits):
-                    await self.write_batch(writer, batch)
-                    self.lease.give(_octets_of(batch))
+                    part = await prepare(batch, wire=self.wire)
+                    await self._room.acquire()
+                    async with self._turn:
+                        self._send.send_nowait(await self._hand_over(writer, part))
 
-    async def write_batch(self, writer: DestinationSession, messages: Sequence[Message]) -> None:
-        """Intent, append, commit; a refused batch is halved until the culprit stands alone."""
-        prepared = await prepare(messages, wire=self.wire)
-        parts = [prepared]
+    async def settle_mailbox(self, writer: DestinationSession) -> None:
+        """Waits for answers in order and commits them; what was refused in company goes again, in halves."""
+        async with self._receive:
+            async for sent in self._receive:
+                again, failure = await self._settle(sent)
+                self._room.release()
+                if again or failure is not None:
+                    async with self._turn:
+                        await self._sort_out(writer, [again] if again else [], failure)
+
+    async def _sort_out(
+        self, writer: DestinationSession, refused: list[list[Prepared]], failure: AimportError | None
+    ) -> None:
+        """Lets what is under way run out, so that every answer counts; then looks for the culprits.
+
+        Raises:
+            AimportError: a failure wider than a message.
+        """
+        while True:
+            try:
+                sent = self._receive.receive_nowait()
+            except (anyio.WouldBlock, anyio.EndOfStream):
+                break
+            again, wider = await self._settle(sent)
+            self._room.release()
+            if again:
+                refused.append(again)
+            failure = wider if failure is None else failure if wider is None else widest([failure, wider])
+        if failure is not None:
+            raise failure
+        parts = [half for part in reversed(refused) for half in reversed(halves(part))]
         while parts:
             part = parts.pop()
-            batch = await self.lane.intent([message for message, _ in part], [print_ for _, print_ in part])
-            try:
-                outcomes = await writer.append(self.work.target, batch)
-            except BatchRefused:
-                await self.lane.abort(batch)
-                half = len(part) // 2
-                parts += [part[half:], part[:half]]
-                continue
-            except MessageRefused as error:
-                outcomes = [Rejected(key=message.key, code=error.code, text=error.text) for message, _ in part]
-            with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
-                await self.lane.commit(batch, outcomes)
-            self._tell(part, outcomes)
+            again, failure = await self._settle(await self._hand_over(writer, part))
+            if failure is not None:
+                raise failure
+            assert not again or len(part) > 1, "a message alone is stored or rejected, never refused in company"
+            parts += reversed(halves(again))
 
-    def _tell(self, part: Sequence[tuple[Message, Fingerprint]], outcomes: Sequence[Appended | Rejected]) -> None:
+    async def _hand_over(self, writer: DestinationSession, part: Sequence[Prepared]) -> Sent:
+        """Intent, then the octets."""
+        batch = await self.lane.intent([message for message, _ in part], [print_ for _, print_ in part])
+        return Sent(part=part, batch=batch, appending=await writer.append(self.work.target, batch))
+
+    async def _settle(self, sent: Sent) -> tuple[list[Prepared], AimportError | None]:
+        """Records the answer to one batch; returns what must go again, and a failure wider than a message."""
+        outcomes = await sent.appending.outcomes()
+        with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+            await self.lane.commit(sent.batch, outcomes)
+        again: list[Prepared] = []
+        errors: list[AimportError] = []
+        ended: list[tuple[Prepared, Appended | Rejected]] = []
+        for prepared, outcome in zip(sent.part, outcomes, strict=True):
+            if not isinstance(outcome, NotStored):
+                ended.append((prepared, outcome))
+            elif outcome.error is not None:
+                errors.append(outcome.error)
+            else:
+                again.append(prepared)
+        self._tell(ended)
+        self.lease.give(_octets_of([message for (message, _), _ in ended]))
+        return again, widest(errors) if errors else None
+
+    def _tell(self, ended: Sequence[tuple[Prepared, Appended | Rejected]]) -> None:
         user, mailbox = self.account.job.user, self.work.source.name
         octets_done = 0
-        for (_, fingerprint), outcome in zip(part, outcomes, strict=True):
+        for (_, fingerprint), outcome in ended:
             if isinstance(outcome, Rejected):
                 self.work.refused.add(outcome.key)
                 logger.warning(
@@ -526,7 +601,7 @@ class Copy:
                         "flags dropped user=%s mailbox=%s key=%s flags=%s",
                         user, mailbox, outcome.key, ",".join(outcome.dropped),
                     )  # fmt: skip
-        self.account.run.counters.settled(user, len(outcomes), octets_done)
+        self.account.run.counters.settled(user, len(ended), octets_done)
 
 
 def _octets_of(messages: Sequence[Message]) -> int:
@@ -563,10 +638,16 @@ def cut(messages: Sequence[Message], limits: Limits) -> list[list[Message]]:
     return batches
 
 
-async def prepare(messages: Sequence[Message], *, wire: bool) -> list[tuple[Message, Fingerprint]]:
+def halves(part: list[Prepared]) -> list[list[Prepared]]:
+    """Both halves of what was refused in company, in order; one message stands alone already."""
+    middle = len(part) // 2
+    return [half for half in (part[:middle], part[middle:]) if half]
+
+
+async def prepare(messages: Sequence[Message], *, wire: bool) -> list[Prepared]:
     """Fingerprints of the wire form, and the body in that form where the destination sends it so."""
 
-    def work() -> list[tuple[Message, Fingerprint]]:
+    def work() -> list[Prepared]:
         prepared = []
         for message in messages:
             body = octets.wire_form(message.body)

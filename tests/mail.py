@@ -18,9 +18,30 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from aimport.interfaces import DestinationSession
+from aimport.model import Appended, Batch, Mailbox, NotStored, Rejected
 from aimport.sample import Sample
 
 LETTERS: Final = {"D": "\\Draft", "F": "\\Flagged", "R": "\\Answered", "S": "\\Seen", "T": "\\Deleted"}
+
+
+class RefusedTogether(Exception):
+    """A batch, or part of it, is to be sent again in smaller ones."""
+
+
+async def append_batch(session: DestinationSession, mailbox: Mailbox, batch: Batch) -> list[Appended | Rejected]:
+    """Hands one batch over and waits for its outcomes.
+
+    Raises:
+        AimportError: a failure wider than a message.
+        RefusedTogether
+    """
+    ended: list[Appended | Rejected] = []
+    for outcome in await (await session.append(mailbox, batch)).outcomes():
+        if isinstance(outcome, NotStored):
+            raise outcome.error or RefusedTogether
+        ended.append(outcome)
+    return ended
 
 
 class Seen(NamedTuple):

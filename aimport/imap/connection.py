@@ -91,6 +91,8 @@ class Exchange:
         self.tagged: Tagged | None = None
         self.sent = False
         """Every burst was given to the transport."""
+        self.bad = False
+        """This command was answered BAD; its `result` raises that."""
         self._connection = connection
         self._data: list[Response] = []
         self._cost = 0
@@ -155,9 +157,11 @@ class Exchange:
             self._waiter.set_result(None)
 
     async def _wait(self) -> None:
+        if self._error is None:
+            with suppress(AimportError):  # what ended this command is in `_error` too
+                await self._connection.until(self._set_waiter())
         if self._error is not None:
             raise self._error
-        await self._connection.until(self._set_waiter())
 
     def _set_waiter(self) -> asyncio.Future[None]:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -236,7 +240,7 @@ class Connection(asyncio.Protocol):
             if self._error is None and self._bye is not None:
                 self.fail(lost(self.where, None, self._bye))
             if self._error is not None or self._bad is not None:
-                raise self._error or self._bad or AssertionError
+                raise self._bad or self._error or AssertionError
             self._tag += 1
             exchange = Exchange(self, f"a{self._tag}", idle_s or self.deadlines.command_s, keep=keep)
             self._moved = self._loop.time() if not self._pending else self._moved
@@ -400,16 +404,17 @@ class Connection(asyncio.Protocol):
             raise ProtocolError("the server answered OK before it had the whole command")
         self._pending.popleft()
         if tagged.status == "BAD":
-            self._bad = error_for("BAD", tagged.code, tagged.text, where=self.where)
-            exchange._end(None, self._bad)
-            if not self._pending or not all(other.keep for other in self._pending):
-                self.fail(self._bad)
+            self._bad = self._bad or error_for("BAD", tagged.code, tagged.text, where=self.where)
+            exchange.bad = True
+            exchange._end(None, error_for("BAD", tagged.code, tagged.text, where=self.where))
+            if not all(other.keep for other in self._pending):
+                self.fail(ProtocolError(f"{self.where}: closed, because a command was answered BAD"))
         else:
             exchange._end(tagged, None)
         if not exchange.sent and self._go is not None and not self._go.done():
             self._go.set_result(None)
         if self._bad is not None and not self._pending:
-            self.fail(self._bad)
+            self.fail(ProtocolError(f"{self.where}: closed, because a command was answered BAD"))
 
     # Deadlines
 

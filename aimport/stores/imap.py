@@ -25,7 +25,6 @@ from typing import Final, overload
 from aimport import flags, names, octets
 from aimport.errors import (
     AimportError,
-    BatchRefused,
     ConnectionLost,
     MailboxChanged,
     MailboxError,
@@ -38,7 +37,7 @@ from aimport.errors import (
 )
 from aimport.imap.answers import BadAnswer, clean, error_for
 from aimport.imap.client import connect, where_of
-from aimport.imap.commands import LiteralPolicy, Word, append_words, octet_string, uid_sets
+from aimport.imap.commands import Word, append_words, octet_string, uid_sets
 from aimport.imap.connection import Connection, Deadlines, Exchange, Reply, identify
 from aimport.imap.responses import Exists, Fetch, Listed, Namespace, Tagged, append_uids, date_time
 from aimport.model import (
@@ -48,6 +47,8 @@ from aimport.model import (
     Mailbox,
     Message,
     MessageKey,
+    NotStored,
+    Outcome,
     Position,
     Rejected,
     Selection,
@@ -354,8 +355,10 @@ class ImapDestinationSession(_Session):
     ) -> None:
         super().__init__(connection, namespace)
         self._reopen = reopen
-        self._limit = _append_limit(connection.capabilities)
-        self._multiple = "MULTIAPPEND" in connection.capabilities
+        self.limit = _append_limit(connection.capabilities)
+        self.multiple = "MULTIAPPEND" in connection.capabilities
+        self.under_way = 0
+        """Batches that were handed over and whose outcomes nobody has yet."""
 
     @property
     def separator(self) -> str:
@@ -364,7 +367,12 @@ class ImapDestinationSession(_Session):
     async def close(self) -> None:
         await self._connection.close(fence=True)
 
-    async def _reconnect(self) -> None:
+    @property
+    def refused(self) -> bool:
+        """A BAD was answered: nothing goes out before `reconnect`."""
+        return self._connection.refused
+
+    async def reconnect(self) -> None:
         """A BAD ends the connection, not the session: only the command that caused it is at fault."""
         await self._connection.close()
         self._connection, _ = await self._reopen()
@@ -400,113 +408,24 @@ class ImapDestinationSession(_Session):
             prefix = ""
         return _native(replace(mailbox, path=path, separator=self._separator), prefix)
 
-    async def append(self, mailbox: Mailbox, batch: Batch) -> Sequence[Appended | Rejected]:
-        name = octet_string(self._name(mailbox))
-        outcomes: dict[int, Appended | Rejected] = {}
-        items: dict[int, _Item] = {}
-        for index, message in enumerate(batch.messages):
-            body = message.body if message.wire else octets.wire_form(message.body)
-            if self._limit and len(body) > self._limit:
-                text = f"{len(body)} octets, the server takes {self._limit}"
-                outcomes[index] = Rejected(key=message.key, code="TOOBIG", text=text)
-            elif not body:
-                # Cancels a MULTIAPPEND (RFC 3502 §6.3.11), and every server seen refuses it alone.
-                outcomes[index] = Rejected(key=message.key, code="", text="the message has no octets")
-            else:
-                items[index] = _Item(message, body)
-        if self._multiple and len(items) > 1:
-            outcomes |= await self._append_together(mailbox, name, items)
-        elif items:
-            outcomes |= await self._append_singly(mailbox, name, items)
-        return [outcomes[index] for index in range(len(batch.messages))]
+    async def append(self, mailbox: Mailbox, batch: Batch) -> _Appending:
+        if self._connection.refused and not self.under_way:
+            await self.reconnect()
+        appending = _Appending(self, mailbox, octet_string(self._name(mailbox)), batch)
+        self.under_way += 1
+        await appending.send()
+        return appending
 
-    async def _append_together(self, mailbox: Mailbox, name: Word, items: dict[int, _Item]) -> dict[int, Appended]:
-        """One MULTIAPPEND (RFC 3502)."""
-        words = [word for item in items.values() for word in item.words()]
-        for again in (False, True):
-            try:
-                tagged = await (await self._start_append(name, words)).result()
-            except BadAnswer as refusal:
-                await self._reconnect()
-                raise BatchRefused(refusal.text, code="BAD") from refusal
-            if tagged.status == "OK":
-                uids = _uids(tagged, len(items))
-                return {
-                    index: Appended(key=item.message.key, uid=uid, dropped=item.dropped)
-                    for (index, item), uid in zip(items.items(), uids, strict=True)
-                }
-            error = self._refusal(tagged, f"APPEND to {mailbox.name}", MessageRefused)
-            if isinstance(error, MessageRefused):
-                raise BatchRefused(error.text, code=error.code)
-            if not isinstance(error, MailboxNotFound) or again:
-                raise error
-            await self.create_mailbox(mailbox, subscribe=False)
-        raise AssertionError("unreachable")
+    async def start_append(self, name: Word, words: Sequence[Word]) -> Exchange | None:
+        """Sends one APPEND. None: a BAD was answered before, so nothing of this one was sent."""
+        connection = self._connection
+        try:
+            return await connection.start(b"APPEND", name, *words, idle_s=connection.deadlines.append_s, keep=True)
+        except BadAnswer:
+            return None
 
-    async def _append_singly(
-        self, mailbox: Mailbox, name: Word, items: dict[int, _Item], *, last: bool = False
-    ) -> dict[int, Appended | Rejected]:
-        """One APPEND each, sent ahead of the answers unless every literal must wait for the server.
-
-        `last`: what is refused now is not tried again.
-        """
-        outcomes: dict[int, Appended | Rejected] = {}
-        again: dict[int, _Item] = {}
-        failure: AimportError | None = None
-        missing = False
-        under_way: deque[tuple[int, Exchange]] = deque()
-        ahead = 1 if self._connection.policy is LiteralPolicy.SYNC else len(items)
-
-        async def answer() -> None:
-            nonlocal failure, missing
-            index, exchange = under_way.popleft()
-            item = items[index]
-            try:
-                tagged = await exchange.result()
-            except BadAnswer as refusal:
-                outcomes[index] = Rejected(key=item.message.key, code="BAD", text=refusal.text)
-                if lesser := item.lesser("BAD"):
-                    again[index] = lesser
-                return
-            if tagged.status == "OK":
-                [uid] = _uids(tagged, 1)
-                outcomes[index] = Appended(key=item.message.key, uid=uid, dropped=item.dropped)
-                return
-            error = self._refusal(tagged, f"APPEND to {mailbox.name}", MessageRefused)
-            if isinstance(error, MessageRefused):
-                outcomes[index] = Rejected(key=item.message.key, code=error.code, text=clean(tagged.text))
-                if lesser := item.lesser(error.code):
-                    again[index] = lesser
-            elif isinstance(error, MailboxNotFound) and not last:
-                missing = True
-                again[index] = item
-            else:
-                failure = failure or error
-
-        for index, item in items.items():
-            while len(under_way) >= ahead or (under_way and self._connection.refused):
-                await answer()
-            if failure is not None:
-                break
-            if self._connection.refused:
-                await self._reconnect()
-            under_way.append((index, await self._start_append(name, item.words())))
-        while under_way:
-            await answer()
-        if self._connection.refused:
-            await self._reconnect()
-        if failure is not None:
-            raise failure
-        if missing:
-            await self.create_mailbox(mailbox, subscribe=False)
-        if again and not last:
-            outcomes |= await self._append_singly(mailbox, name, again, last=True)
-        return outcomes
-
-    async def _start_append(self, name: Word, words: Sequence[Word]) -> Exchange:
-        return await self._connection.start(
-            b"APPEND", name, *words, idle_s=self._connection.deadlines.append_s, keep=True
-        )
+    def refusal_of_append(self, tagged: Tagged, mailbox: Mailbox) -> AimportError:
+        return self._refusal(tagged, f"APPEND to {mailbox.name}", MessageRefused)
 
     @asynccontextmanager
     async def _looked_at(self, mailbox: Mailbox) -> AsyncGenerator[Reply]:
@@ -586,6 +505,102 @@ class ImapDestinationSession(_Session):
     def _demand(self, tagged: Tagged, mailbox: Mailbox) -> None:
         if tagged.status != "OK":
             raise self._refusal(tagged, f"FETCH in {mailbox.name}", MailboxError)
+
+
+class _Appending:
+    """One batch on its way: one command (MULTIAPPEND, RFC 3502), or one APPEND each, sent ahead of the answers."""
+
+    def __init__(self, session: ImapDestinationSession, mailbox: Mailbox, name: Word, batch: Batch) -> None:
+        self._session = session
+        self._mailbox = mailbox
+        self._name = name
+        self._messages = batch.messages
+        self._outcomes: dict[int, Outcome] = {}
+        self._items: dict[int, _Item] = {}
+        """What still needs an answer, by its place in the batch."""
+        self._sent: list[tuple[list[int], Exchange | None]] = []
+        """Commands in order, each with the places it speaks of."""
+        for index, message in enumerate(batch.messages):
+            body = message.body if message.wire else octets.wire_form(message.body)
+            if session.limit and len(body) > session.limit:
+                text = f"{len(body)} octets, the server takes {session.limit}"
+                self._outcomes[index] = Rejected(key=message.key, code="TOOBIG", text=text)
+            elif not body:
+                # Cancels a MULTIAPPEND (RFC 3502 §6.3.11), and every server seen refuses it alone.
+                self._outcomes[index] = Rejected(key=message.key, code="", text="the message has no octets")
+            else:
+                self._items[index] = _Item(message, body)
+
+    async def send(self) -> None:
+        """Hands over what has no outcome yet."""
+        places = list(self._items)
+        together = [places] if self._session.multiple and places else [[place] for place in places]
+        for group in together:
+            words = [word for place in group for word in self._items[place].words()]
+            self._sent.append((group, await self._session.start_append(self._name, words)))
+
+    async def outcomes(self) -> Sequence[Outcome]:
+        session = self._session
+        try:
+            missing = await self._answers(last=False)
+            if self._items and session.refused and session.under_way == 1:
+                await session.reconnect()
+            if self._items and not session.refused:
+                # Once more: what may be taken with less, and what had no mailbox.
+                if missing:
+                    await session.create_mailbox(self._mailbox, subscribe=False)
+                await self.send()
+                await self._answers(last=True)
+            for place in self._items:
+                self._outcomes[place] = NotStored(key=self._messages[place].key)
+        finally:
+            session.under_way -= 1
+        return [self._outcomes[place] for place in range(len(self._messages))]
+
+    async def _answers(self, *, last: bool) -> bool:
+        """Reads all answers; what may go once more stays in `_items`. True: the mailbox is missing."""
+        sent, self._sent = self._sent, []
+        missing = False
+        for places, exchange in sent:
+            if exchange is None:
+                continue
+            try:
+                tagged = await exchange.result()
+            except BadAnswer as refusal:
+                if not exchange.bad:
+                    raise
+                self._refused(places, Rejected(key=MessageKey(""), code="BAD", text=refusal.text), last=last)
+                continue
+            if tagged.status == "OK":
+                for place, uid in zip(places, _uids(tagged, len(places)), strict=True):
+                    item = self._items.pop(place)
+                    self._outcomes[place] = Appended(key=item.message.key, uid=uid, dropped=item.dropped)
+                continue
+            error = self._session.refusal_of_append(tagged, self._mailbox)
+            if isinstance(error, MessageRefused):
+                self._refused(places, Rejected(key=MessageKey(""), code=error.code, text=clean(tagged.text)), last=last)
+            elif isinstance(error, MailboxNotFound) and not last:
+                missing = True
+            else:
+                self._none_stored(places, error)
+        return missing
+
+    def _refused(self, places: Sequence[int], refusal: Rejected, *, last: bool) -> None:
+        """The message alone is at fault, or one of several is."""
+        if len(places) > 1:
+            self._none_stored(places, None)
+            return
+        [place] = places
+        item = self._items.pop(place)
+        lesser = None if last else item.lesser(refusal.code)
+        if lesser is None:
+            self._outcomes[place] = replace(refusal, key=item.message.key)
+        else:
+            self._items[place] = lesser
+
+    def _none_stored(self, places: Sequence[int], error: AimportError | None) -> None:
+        for place in places:
+            self._outcomes[place] = NotStored(key=self._items.pop(place).message.key, error=error)
 
 
 class _Item:

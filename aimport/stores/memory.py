@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 
 from anyio.lowlevel import checkpoint
 
-from aimport.errors import BatchRefused, MailboxChanged, MailboxNotFound, OverQuota, SourceMissing
+from aimport.errors import AimportError, MailboxChanged, MailboxNotFound, OverQuota, SourceMissing
 from aimport.flags import normalise
 from aimport.model import (
     Appended,
@@ -25,6 +25,8 @@ from aimport.model import (
     Mailbox,
     Message,
     MessageKey,
+    NotStored,
+    Outcome,
     Position,
     Rejected,
     Selection,
@@ -267,14 +269,17 @@ class MemoryDestinationSession:
         stored = self._store.mailbox(self._account, mailbox.path)
         stored.subscribed = stored.subscribed or subscribe
 
-    async def append(self, mailbox: Mailbox, batch: Batch) -> Sequence[Appended | Rejected]:
+    async def append(self, mailbox: Mailbox, batch: Batch) -> MemoryAppending:
+        return MemoryAppending(self._store, self._account, mailbox, await self._append(mailbox, batch))
+
+    async def _append(self, mailbox: Mailbox, batch: Batch) -> list[Outcome]:
         store = self._store
         store.appends += 1
         nth = store.appends
         await store._event("append", self._account, mailbox, len(batch.messages))
         stored = self._mailbox(mailbox)
         if stored is None:
-            raise MailboxNotFound(f"mailbox {mailbox.name!r} does not exist", code="TRYCREATE")
+            return _none_stored(batch, MailboxNotFound(f"mailbox {mailbox.name!r} does not exist", code="TRYCREATE"))
         failure = next((failure for failure in store.failures if failure.nth == nth), None)
         if failure is not None:
             for message in batch.messages[: failure.stored]:
@@ -282,18 +287,20 @@ class MemoryDestinationSession:
             raise failure.error
         several = len(batch.messages) > 1
         if store.max_batch and len(batch.messages) > store.max_batch and several:
-            raise BatchRefused(f"more than {store.max_batch} messages in a batch", code="LIMIT")
+            return _none_stored(batch)
         refusals = [store.refuse(message) if store.refuse else None for message in batch.messages]
         if several and store.atomic:
-            for code, text in filter(None, refusals):
-                raise BatchRefused(text, code=code)
-            self._demand(sum(len(message.body) for message in batch.messages))
-        outcomes: list[Appended | Rejected] = []
+            if any(refusals):
+                return _none_stored(batch)
+            if not self._has_room(sum(len(message.body) for message in batch.messages)):
+                return _none_stored(batch, self._full())
+        outcomes: list[Outcome] = []
         for message, refusal in zip(batch.messages, refusals, strict=True):
             if refusal is not None:
                 outcomes.append(Rejected(key=message.key, code=refusal[0], text=refusal[1]))
+            elif not self._has_room(len(message.body)):
+                outcomes.append(NotStored(key=message.key, error=self._full()))
             else:
-                self._demand(len(message.body))
                 outcomes.append(self._add(stored, message))
         return outcomes
 
@@ -330,7 +337,27 @@ class MemoryDestinationSession:
         )
         return Appended(key=message.key, uid=uid, dropped=tuple(sorted(flags & self._store.drops)))
 
-    def _demand(self, octets: int) -> None:
+    def _has_room(self, octets: int) -> bool:
         used = sum(mailbox.octets for mailbox in self._store.accounts[self._account].values())
-        if self._store.quota_octets and used + octets > self._store.quota_octets:
-            raise OverQuota(f"quota of {self._account!r} exceeded", code="OVERQUOTA")
+        return not self._store.quota_octets or used + octets <= self._store.quota_octets
+
+    def _full(self) -> OverQuota:
+        return OverQuota(f"quota of {self._account!r} exceeded", code="OVERQUOTA")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryAppending:
+    """A batch that is stored, or not, whose answer a hook may hold up."""
+
+    store: MemoryStore
+    account: str
+    mailbox: Mailbox
+    known: Sequence[Outcome]
+
+    async def outcomes(self) -> Sequence[Outcome]:
+        await self.store._event("outcomes", self.account, self.mailbox, len(self.known))
+        return self.known
+
+
+def _none_stored(batch: Batch, error: AimportError | None = None) -> list[Outcome]:
+    return [NotStored(key=message.key, error=error) for message in batch.messages]

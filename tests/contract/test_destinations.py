@@ -11,6 +11,7 @@ from anyio import create_task_group
 from aimport.interfaces import DestinationSession
 from aimport.model import Appended, Position
 from tests.contract.stores import INBOX, Account, Path_, account, batch, held, message, wanted
+from tests.mail import append_batch
 
 __all__ = ["account"]
 
@@ -35,8 +36,8 @@ async def test_what_is_appended_is_held_in_order_as_it_was(account: Account) -> 
         message(6),
     ]
     async with opened(account, INBOX) as session:
-        outcomes = [*await session.append(account.mailbox(INBOX), batch(*sent[:4], number=1))]
-        outcomes += await session.append(account.mailbox(INBOX), batch(*sent[4:], number=2))
+        outcomes = [*await append_batch(session, account.mailbox(INBOX), batch(*sent[:4], number=1))]
+        outcomes += await append_batch(session, account.mailbox(INBOX), batch(*sent[4:], number=2))
     assert [type(outcome) for outcome in outcomes] == [Appended] * 7
     assert [outcome.key for outcome in outcomes] == [each.key for each in sent]
     assert account.look(INBOX) == [held(each) for each in sent]
@@ -46,7 +47,9 @@ async def test_order_holds_over_a_second_and_over_many_messages(account: Account
     sent = [message(number, *["\\Seen"][: number % 2]) for number in range(120)]
     async with opened(account, INBOX) as session:
         for number in range(3):
-            await session.append(account.mailbox(INBOX), batch(*sent[number * 40 : number * 40 + 40], number=number))
+            await append_batch(
+                session, account.mailbox(INBOX), batch(*sent[number * 40 : number * 40 + 40], number=number)
+            )
     assert account.look(INBOX) == [held(each) for each in sent]
 
 
@@ -54,7 +57,7 @@ async def test_mailboxes_of_any_language_are_made_once_and_hold_mail(account: Ac
     paths = [INBOX, ("Entwürfe",), ("Archive", "2023"), ("Проекты", "日本"), ("a&b c",), ("INBOX", "x")]
     async with opened(account, *paths, *paths) as session:
         for number, path in enumerate(paths):
-            await session.append(account.mailbox(path), batch(message(number), number=number))
+            await append_batch(session, account.mailbox(path), batch(message(number), number=number))
     for number, path in enumerate(paths):
         assert account.look(path) == [held(message(number))], path
 
@@ -67,7 +70,7 @@ async def test_subscribing_twice_is_fine(account: Account) -> None:
 
 async def test_identical_messages_stay_two(account: Account) -> None:
     async with opened(account, INBOX) as session:
-        outcomes = await session.append(account.mailbox(INBOX), batch(message(1), message(1)))
+        outcomes = await append_batch(session, account.mailbox(INBOX), batch(message(1), message(1)))
     assert len(outcomes) == 2
     assert account.look(INBOX) == [held(message(1))] * 2
 
@@ -75,7 +78,7 @@ async def test_identical_messages_stay_two(account: Account) -> None:
 async def test_a_batch_of_one_has_one_outcome(account: Account) -> None:
     async with opened(account, INBOX) as session:
         for number, body in enumerate([b"x", b"", b"\n"]):
-            outcomes = await session.append(account.mailbox(INBOX), batch(message(1, body=body), number=number))
+            outcomes = await append_batch(session, account.mailbox(INBOX), batch(message(1, body=body), number=number))
             assert len(outcomes) == 1
 
 
@@ -89,10 +92,10 @@ async def test_find_sees_exactly_what_was_appended(account: Account) -> None:
     old, sent = batch(message(1), number=1), batch(message(1), message(2, "\\Seen"), message(2), number=2)
     never = batch(message(3), number=3)
     async with opened(account, INBOX) as session:
-        await session.append(account.mailbox(INBOX), old)
+        await append_batch(session, account.mailbox(INBOX), old)
         since = await session.position(account.mailbox(INBOX))
         assert since is not None
-        await session.append(account.mailbox(INBOX), sent)
+        await append_batch(session, account.mailbox(INBOX), sent)
     async with account.destination().open() as session:
         asked = wanted(sent) + wanted(never)
         found = await session.find(account.mailbox(INBOX), asked, since)
@@ -114,8 +117,8 @@ async def test_two_sessions_may_make_and_fill_at_once(account: Account) -> None:
         async with opened(account, ("Shared",), (f"Own{lane}",)) as session:
             for number in range(3):
                 sent = batch(message(number, f"kw{lane}"), message(number, "\\Seen"), number=number, run=f"lane{lane}")
-                await session.append(account.mailbox(("Shared",)), sent)
-                await session.append(account.mailbox((f"Own{lane}",)), sent)
+                await append_batch(session, account.mailbox(("Shared",)), sent)
+                await append_batch(session, account.mailbox((f"Own{lane}",)), sent)
 
     async with create_task_group() as tasks:
         for lane in range(3):

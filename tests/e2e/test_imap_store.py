@@ -32,6 +32,7 @@ from aimport.stores.imap import ImapDestination, ImapSource
 from tests.fix_courier import Courier
 from tests.fix_cyrus import Cyrus
 from tests.fix_dovecot import Dovecot, run_dovecot
+from tests.mail import append_batch
 
 INBOX = Mailbox(path=("INBOX",))
 NAMES = [
@@ -86,7 +87,7 @@ def wanted(batch: Batch) -> list[Wanted]:
 
 
 async def append(session: DestinationSession, mailbox: Mailbox, *messages: Message) -> Sequence[Appended | Rejected]:
-    return await session.append(mailbox, batch_of(*messages))
+    return await append_batch(session, mailbox, batch_of(*messages))
 
 
 async def read(session: SourceSession, mailbox: Mailbox, skip: Sequence[str] = ()) -> list[Message]:
@@ -211,7 +212,7 @@ async def test_find_sees_what_was_stored_since_and_nothing_else(dovecot: Dovecot
         assert since is not None
         assert await session.find(INBOX, wanted(batch_of(old)), since) == []  # n:* has the last message always
         batch = batch_of(twin, twin, other)
-        await session.append(INBOX, batch)
+        await append_batch(session, INBOX, batch)
         stored = await session.find(INBOX, wanted(batch), since)
         assert [(each.uid, each.fingerprint) for each in stored] == [
             (since.uidnext + index, batch.fingerprints[index]) for index in range(3)
@@ -342,7 +343,7 @@ async def keeps_mail(account: Endpoint) -> None:
             since = await session.position(box)
             assert since is not None
             batch = batch_of(*messages)
-            outcomes = await session.append(box, batch)
+            outcomes = await append_batch(session, box, batch)
             uids = [outcome.uid for outcome in outcomes if isinstance(outcome, Appended)]
             assert uids == list(range(since.uidnext, since.uidnext + 5))
             stored = await session.find(box, wanted(batch), since)

@@ -18,7 +18,7 @@ from aimport.octets import wire_form
 from aimport.stores.maildir import MaildirDestination, MaildirSource
 from tests.contract.stores import Held, ImapAccount, batch, held, message
 from tests.fix_dovecot import Dovecot
-from tests.mail import tree
+from tests.mail import append_batch, tree
 
 PATHS: Final = (("INBOX",), ("Entwürfe",), ("Archive", "2023"), ("Проекты", "日本"), ("a&b c",), ("INBOX", "x"))
 BODIES: Final = (
@@ -62,7 +62,7 @@ async def write(destination: Destination, paths: tuple[tuple[str, ...], ...], me
             await session.create_mailbox(mailbox(path), subscribe=path != ("a&b c",))
             for at in range(0, len(messages), 16):
                 made = replace(batch(*messages[at : at + 16], number=at), created_us=start + at * 1000)
-                await session.append(mailbox(path), made)
+                await append_batch(session, mailbox(path), made)
 
 
 async def test_dovecot_reads_what_we_wrote(dovecot: Dovecot, unique_user: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -12,7 +13,7 @@ from aimport.limits import Limits
 from aimport.model import Message
 from aimport.pipeline import cut, import_user
 from aimport.stores.memory import Event, Failure
-from tests.pipeline.harness import START, World, bodies, holds, job, multiset
+from tests.pipeline.harness import QUICK, START, World, bodies, holds, job, multiset
 
 
 async def test_all_messages_arrive_in_order_with_flags_and_dates() -> None:
@@ -108,6 +109,58 @@ async def test_any_sequence_of_cuts_ends_like_an_uncut_run() -> None:
         assert result.status == "done", seed
         assert multiset(world.new, "bob") == multiset(world.old, "bob"), seed
         assert result.balanced, seed
+
+
+async def test_as_many_batches_are_under_way_as_the_limit_says_and_no_more() -> None:
+    world = World(limits=replace(QUICK, batch_messages=10, batches_ahead=3, connections_per_user=1))
+    world.fill("bob", "INBOX", bodies(200))
+    under_way = most = 0
+
+    async def count(event: Event) -> None:
+        nonlocal under_way, most
+        if event.verb == "append":
+            under_way += 1
+            most = max(most, under_way)
+        elif event.verb == "outcomes":
+            await anyio.wait_all_tasks_blocked()  # the answer comes when nothing more can be sent
+            under_way -= 1
+
+    world.new.hook = count
+    assert (await world.import_("bob")).imported == 200
+    assert most == 3
+    assert holds(world.new, "bob") == holds(world.old, "bob")
+
+
+async def test_a_refusal_does_not_lose_or_double_what_was_sent_behind_it() -> None:
+    """Invariant: every message once, whatever part of which batches under way is refused."""
+    for seed in range(40):
+        chance = random.Random(seed)
+        world = World(limits=replace(QUICK, batch_messages=5, batches_ahead=chance.randrange(1, 5)))
+        world.new.atomic = chance.random() < 0.7
+        world.fill("bob", "INBOX", bodies(97))
+        bad = {b"Subject: %d\r\n" % chance.randrange(97) for _ in range(chance.randrange(1, 12))}
+        world.new.refuse = lambda message, bad=bad: ("", "no") if message.body.splitlines(True)[0] in bad else None
+
+        async def wait(event: Event, chance: random.Random = chance) -> None:
+            if event.verb == "outcomes" and chance.random() < 0.5:
+                await anyio.wait_all_tasks_blocked()
+
+        world.new.hook = wait
+        result = await world.import_("bob")
+        assert (result.imported, sum(result.rejected.values())) == (97 - len(bad), len(bad)), seed
+        stored = multiset(world.new, "bob")
+        assert max(stored.values()) == 1 and stored <= multiset(world.old, "bob"), seed
+
+
+async def test_a_full_account_counts_what_was_under_way_when_it_filled_up() -> None:
+    world = World(limits=replace(QUICK, batch_messages=10, batches_ahead=3))
+    world.new.atomic = False
+    world.fill("bob", "INBOX", bodies(100))
+    world.new.quota_octets = 25 * len(bodies(100)[99])
+    result = await world.import_("bob")
+    stored = sum(multiset(world.new, "bob").values())
+    assert (result.status, result.imported) == ("quota", stored)
+    assert stored >= 25
 
 
 async def test_a_delivery_by_others_in_between_is_not_taken_for_ours() -> None:

@@ -22,7 +22,7 @@ from aimport.model import Appended, Batch, Endpoint, Mailbox, Message, MessageKe
 from aimport.stores import Fsync
 from aimport.stores.maildir import MaildirDestination, disk
 from tests.contract.stores import batch, message, wanted
-from tests.mail import tree
+from tests.mail import append_batch, tree
 
 INBOX = Mailbox(path=("INBOX",), separator=".")
 FOLDER = Mailbox(path=("Archive", "2023"), separator=".")
@@ -40,7 +40,7 @@ async def append(
     async with destination(root, fsync=fsync).open() as session:
         await session.create_mailbox(mailbox, subscribe=False)
         for each in batches:
-            outcomes += await session.append(mailbox, each)
+            outcomes += await append_batch(session, mailbox, each)
     return outcomes
 
 
@@ -115,14 +115,14 @@ async def test_a_half_made_folder_is_completed_and_foreign_files_stay(tmp_path: 
 async def test_without_a_folder_nothing_is_appended(tmp_path: Path) -> None:
     async with destination(tmp_path / "m").open() as session:
         with pytest.raises(MailboxNotFound):
-            await session.append(FOLDER, batch(message(1)))
+            await append_batch(session, FOLDER, batch(message(1)))
         await session.create_mailbox(FOLDER, subscribe=False)
-        await session.append(FOLDER, batch(message(1)))
+        await append_batch(session, FOLDER, batch(message(1)))
         shutil.rmtree(tmp_path / "m" / ".Archive.2023")
         with pytest.raises(MailboxNotFound):
-            await session.append(FOLDER, batch(message(2)))
+            await append_batch(session, FOLDER, batch(message(2)))
         await session.create_mailbox(FOLDER, subscribe=False)
-        assert await session.append(FOLDER, batch(message(2), number=2)) == [Appended(key=MessageKey("key2"))]
+        assert await append_batch(session, FOLDER, batch(message(2), number=2)) == [Appended(key=MessageKey("key2"))]
 
 
 @pytest.mark.parametrize("path", [("..",), ("a", ".."), ("a/../../b",), ("~root",), ("",), ("x" * 300,), ("a\n",)])
@@ -155,7 +155,7 @@ async def test_no_link_leads_out_of_the_root(tmp_path: Path, link: str) -> None:
         with suppress(MailboxError, AccessRefused):
             await session.create_mailbox(FOLDER, subscribe=False)
         with pytest.raises((MailboxError, AccessRefused)):
-            await session.append(FOLDER, batch(message(1), message(2, "\\Seen")))
+            await append_batch(session, FOLDER, batch(message(1), message(2, "\\Seen")))
     assert tree(outside) == before
 
 
@@ -168,7 +168,7 @@ async def test_links_instead_of_control_files_are_replaced_not_followed(tmp_path
         (root / name).symlink_to(canary)
     async with destination(root).open() as session:
         await session.create_mailbox(INBOX, subscribe=True)
-        await session.append(INBOX, batch(message(1, "kw")))
+        await append_batch(session, INBOX, batch(message(1, "kw")))
     assert canary.read_text() == "canary"
     assert (root / "dovecot-keywords").read_text() == "0 kw\n"
     assert not (root / "dovecot-keywords").is_symlink()
@@ -206,11 +206,11 @@ async def test_a_full_disk_stops_and_leaves_no_part_behind(
         with monkeypatch.context() as patch:
             patch.setattr(os, call, write if call == "write" else rename)
             with pytest.raises(error):
-                await session.append(INBOX, sent)
+                await append_batch(session, INBOX, sent)
         assert names(tmp_path / "tmp") == []
         found = await session.find(INBOX, wanted(sent), Position())
         assert [each.wanted for each in found] == ([0, 1] if call == "rename" else [])
-        assert len(await session.append(INBOX, batch(message(9), number=2))) == 1
+        assert len(await append_batch(session, INBOX, batch(message(9), number=2))) == 1
 
 
 @pytest.mark.parametrize("limit", ["size=1m", "nr_inodes=40", "read-only"])
@@ -230,7 +230,7 @@ async def test_a_small_file_system_fills_without_loss(tmp_path: Path, limit: str
                     subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
                 sent = batch(*[message(number, body=b"x" * 30_000)] * 4, number=number)
                 try:
-                    acknowledged += await session.append(INBOX, sent)
+                    acknowledged += await append_batch(session, INBOX, sent)
                 except DestinationFull:
                     full = True
         assert full
@@ -359,9 +359,9 @@ async def test_the_27th_keyword_and_invalid_ones_are_dropped_by_name(tmp_path: P
 async def test_keywords_written_meanwhile_by_another_are_kept(tmp_path: Path) -> None:
     async with destination(tmp_path).open() as one, destination(tmp_path).open() as two:
         await one.create_mailbox(INBOX, subscribe=False)
-        await one.append(INBOX, batch(message(0, "one"), number=1))
-        await two.append(INBOX, batch(message(1, "two"), number=2))
-        await one.append(INBOX, batch(message(2, "two", "three"), number=3))
+        await append_batch(one, INBOX, batch(message(0, "one"), number=1))
+        await append_batch(two, INBOX, batch(message(1, "two"), number=2))
+        await append_batch(one, INBOX, batch(message(2, "two", "three"), number=3))
     assert (tmp_path / "dovecot-keywords").read_text() == "0 one\n1 two\n2 three\n"
     assert [name.rpartition(",")[2] for name in names(tmp_path / "cur")] == ["a", "b", "bc"]
 
@@ -473,7 +473,7 @@ async def test_control_files_and_inbox_may_lie_elsewhere(tmp_path: Path) -> None
     async with destination(tmp_path / "m", *options).open() as session:
         for number, mailbox in enumerate((INBOX, FOLDER)):
             await session.create_mailbox(mailbox, subscribe=True)
-            await session.append(mailbox, batch(message(1, "kw"), number=number))
+            await append_batch(session, mailbox, batch(message(1, "kw"), number=number))
     assert len(names(tmp_path / "i" / "cur")) == len(names(tmp_path / "m" / ".Archive.2023" / "cur")) == 1
     assert (tmp_path / "c" / "subscriptions").read_bytes() == b"V\t2\n\nINBOX\nArchive\t2023\n"
     for name in (".INBOX", ".Archive.2023"):
@@ -515,7 +515,7 @@ async def test_octets_are_durable_before_names_and_names_before_the_answer(
     async with destination(tmp_path, fsync=fsync).open() as session:
         await session.create_mailbox(INBOX, subscribe=False)
         with recorded(monkeypatch) as calls:
-            await session.append(INBOX, batch(message(0), message(1, "\\Seen")))
+            await append_batch(session, INBOX, batch(message(0), message(1, "\\Seen")))
     assert calls == expected
 
 
@@ -530,9 +530,9 @@ async def test_a_failed_sync_means_nothing_was_stored(tmp_path: Path, monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr(disk.GroupSync, "_sync_now", sync)
             with pytest.raises(MailboxError, match="Input/output error"):
-                await session.append(INBOX, batch(message(0), message(1, "\\Seen")))
+                await append_batch(session, INBOX, batch(message(0), message(1, "\\Seen")))
         assert names(tmp_path / "new") + names(tmp_path / "cur") + names(tmp_path / "tmp") == []
-        assert len(await session.append(INBOX, batch(message(0)))) == 1
+        assert len(await append_batch(session, INBOX, batch(message(0)))) == 1
 
 
 def test_who_comes_during_a_sync_shares_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,7 +573,7 @@ async def test_a_failed_sync_fails_all_who_shared_it(tmp_path: Path, monkeypatch
     async def one(number: int) -> None:
         async with destination(tmp_path, fsync="batch").open() as session:
             try:
-                await session.append(INBOX, batch(message(number), number=number))
+                await append_batch(session, INBOX, batch(message(number), number=number))
             except DestinationFull:
                 failed.append(number)
 

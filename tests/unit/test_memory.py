@@ -6,10 +6,11 @@ from contextlib import aclosing
 
 import pytest
 
-from aimport.errors import BatchRefused, ConnectionLost, MailboxChanged, MailboxNotFound, OverQuota
+from aimport.errors import ConnectionLost, MailboxChanged, MailboxNotFound, OverQuota
 from aimport.model import Appended, Endpoint, Mailbox, Message, Position, Rejected, Unreadable
 from aimport.stores.memory import Event, Failure, MemoryDestination, MemorySource, MemoryStore
 from tests.contract.stores import batch, message, wanted
+from tests.mail import RefusedTogether, append_batch
 
 INBOX = Mailbox(path=("INBOX",))
 
@@ -33,7 +34,7 @@ async def test_an_endpoint_finds_its_store_by_name(unique_user: str) -> None:
     MemoryStore.named(unique_user).mailbox("bob", ("INBOX",))
     async with MemorySource.at(endpoint).open() as source, MemoryDestination.at(endpoint).open() as destination:
         assert [mailbox.path for mailbox in await source.list_mailboxes()] == [("INBOX",)]
-        await destination.append(INBOX, batch(message(1)))
+        await append_batch(destination, INBOX, batch(message(1)))
     assert len(bodies(MemoryStore.named(unique_user))) == 1
     MemoryStore.forget(unique_user)
     assert MemoryStore.named(unique_user).accounts == {}
@@ -43,27 +44,26 @@ async def test_an_endpoint_finds_its_store_by_name(unique_user: str) -> None:
 async def test_an_atomic_store_refuses_the_whole_batch_and_one_message_alone() -> None:
     store = MemoryStore(refuse=refuse_two)
     async with made(store).open() as session:
-        with pytest.raises(BatchRefused) as caught:
-            await session.append(INBOX, batch(message(1), message(2)))
-        assert caught.value.code == "TOOBIG"
+        with pytest.raises(RefusedTogether):
+            await append_batch(session, INBOX, batch(message(1), message(2)))
         assert bodies(store) == []
-        outcomes = await session.append(INBOX, batch(message(2)))
+        outcomes = await append_batch(session, INBOX, batch(message(2)))
     assert outcomes == [Rejected(key=message(2).key, code="TOOBIG", text="too big")]
 
 
 async def test_a_store_without_atomic_batches_refuses_the_message_only() -> None:
     store = MemoryStore(refuse=refuse_two, atomic=False)
     async with made(store).open() as session:
-        outcomes = await session.append(INBOX, batch(message(1), message(2), message(3)))
+        outcomes = await append_batch(session, INBOX, batch(message(1), message(2), message(3)))
     assert [type(outcome) for outcome in outcomes] == [Appended, Rejected, Appended]
     assert bodies(store) == [message(1).body, message(3).body]
 
 
 async def test_a_long_batch_is_refused_but_never_a_single_message() -> None:
     async with made(MemoryStore(max_batch=1)).open() as session:
-        with pytest.raises(BatchRefused):
-            await session.append(INBOX, batch(message(1), message(2)))
-        assert len(await session.append(INBOX, batch(message(1)))) == 1
+        with pytest.raises(RefusedTogether):
+            await append_batch(session, INBOX, batch(message(1), message(2)))
+        assert len(await append_batch(session, INBOX, batch(message(1)))) == 1
 
 
 @pytest.mark.parametrize("stored", [0, 1, 2])
@@ -71,14 +71,14 @@ async def test_the_nth_append_fails_after_as_many_messages_as_said(stored: int) 
     store = MemoryStore(failures=[Failure(nth=2, error=ConnectionLost("cut"), stored=stored)])
     sent = batch(message(1), message(2), number=2)
     async with made(store).open() as session:
-        await session.append(INBOX, batch(message(0)))
+        await append_batch(session, INBOX, batch(message(0)))
         since = await session.position(INBOX)
         assert since == Position(uidvalidity=1, uidnext=2)
         with pytest.raises(ConnectionLost):
-            await session.append(INBOX, sent)
+            await append_batch(session, INBOX, sent)
         found = await session.find(INBOX, wanted(sent), since)
         assert [each.uid for each in found] == [2, 3][:stored]
-        assert len(await session.append(INBOX, batch(message(3)))) == 1
+        assert len(await append_batch(session, INBOX, batch(message(3)))) == 1
 
 
 @pytest.mark.parametrize(("atomic", "kept"), [(True, 0), (False, 1)])
@@ -86,14 +86,14 @@ async def test_over_quota_keeps_nothing_or_a_prefix(atomic: bool, kept: int) -> 
     store = MemoryStore(quota_octets=30, atomic=atomic)
     async with made(store).open() as session:
         with pytest.raises(OverQuota):
-            await session.append(INBOX, batch(message(1), message(2)))
+            await append_batch(session, INBOX, batch(message(1), message(2)))
     assert len(bodies(store)) == kept
 
 
 async def test_flags_that_cannot_be_held_are_named() -> None:
     store = MemoryStore(drops=frozenset({"kw"}))
     async with made(store).open() as session:
-        [outcome] = await session.append(INBOX, batch(message(1, "kw", "\\Seen")))
+        [outcome] = await append_batch(session, INBOX, batch(message(1, "kw", "\\Seen")))
     assert outcome == Appended(
         key=message(1).key, uid=outcome.uid if isinstance(outcome, Appended) else None, dropped=("kw",)
     )
@@ -134,14 +134,16 @@ async def test_events_tell_what_happened_and_the_hook_comes_first() -> None:
     store.hook = hook
     async with MemoryDestination(store, "bob").open() as session:
         with pytest.raises(MailboxNotFound):
-            await session.append(Mailbox(path=("Nope",)), batch(message(1)))
+            await append_batch(session, Mailbox(path=("Nope",)), batch(message(1)))
         await session.create_mailbox(INBOX, subscribe=True)
-        await session.append(INBOX, batch(message(1)))
+        await append_batch(session, INBOX, batch(message(1)))
     assert [(event.verb, event.mailbox, event.count) for event in store.events] == [
         ("open_destination", "", 0),
         ("append", "Nope", 1),
+        ("outcomes", "Nope", 1),
         ("create_mailbox", "INBOX", 0),
         ("append", "INBOX", 1),
+        ("outcomes", "INBOX", 1),
     ]
-    assert seen[-1] == (store.events[-1], 0)
+    assert seen[-2:] == [(store.events[-2], 0), (store.events[-1], 1)]
     assert store.mailbox("bob", ("INBOX",)).subscribed

@@ -22,6 +22,7 @@ from anyio import to_thread
 
 from aimport.errors import AimportError, MailboxNotFound, SourceMissing
 from aimport.flags import MAX_LETTERS, SYSTEM_FLAGS, is_keyword, to_letters
+from aimport.interfaces import Settled
 from aimport.model import Appended, Batch, Endpoint, Fingerprint, Mailbox, Message, Position, Rejected, Stored, Wanted
 from aimport.octets import local_form
 from aimport.stores import Fsync
@@ -87,8 +88,8 @@ class MaildirDestinationSession:
         directory = self._layout.new_directory(mailbox)
         await to_thread.run_sync(self._create, mailbox, directory, subscribe)
 
-    async def append(self, mailbox: Mailbox, batch: Batch) -> Sequence[Appended | Rejected]:
-        return await to_thread.run_sync(self._append, mailbox, batch)
+    async def append(self, mailbox: Mailbox, batch: Batch) -> Settled:
+        return Settled(await to_thread.run_sync(self._append, mailbox, batch))
 
     async def position(self, mailbox: Mailbox) -> Position | None:
         return await to_thread.run_sync(self._position, mailbox)
