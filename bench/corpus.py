@@ -30,14 +30,28 @@ class Corpus:
     octets: int
 
 
-def write_corpus(root: Path, *, seed: int, accounts: int, messages: int, owner: Owner | None = None) -> Corpus:
+def write_corpus(
+    root: Path,
+    *,
+    seed: int,
+    accounts: int,
+    messages: int,
+    owner: Owner | None = None,
+    median_octets: int = MEDIAN_OCTETS,
+) -> Corpus:
     """Writes `accounts` with `messages` each; the same octets, names and dates for the same numbers."""
     names = tuple(f"user{number:03}" for number in range(accounts))
     for name in names:
-        samples = sample.account(name, seed=seed, messages=messages, median_octets=MEDIAN_OCTETS)
+        samples = sample.account(name, seed=seed, messages=messages, median_octets=median_octets)
         sample.write_maildir(root / name, samples)
     if owner is not None:
         owner.own(root)
+    return read_corpus(root)
+
+
+def read_corpus(root: Path) -> Corpus:
+    """A corpus that was written before."""
+    names = tuple(sorted(path.name for path in root.iterdir()))
     files = [file for name in names for file in message_files(root / name)]
     return Corpus(root=root, accounts=names, messages=len(files), octets=sum(file.stat().st_size for file in files))
 

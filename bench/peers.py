@@ -130,7 +130,7 @@ def _aimport(trial: Trial) -> list[Command]:
         "XDG_STATE_HOME": str(trial.folder / "state"),
         "BENCH_PASSWORD": site.source.password if site.source else "",
     }
-    return [Command(argv=(*words, locations["source"], "", "ALL"), owner=_us(), env=env)]
+    return [Command(argv=(*words, locations["source"], "", "ALL"), owner=us(), env=env)]
 
 
 def _doveadm(*options: str) -> Callable[[Trial], list[Command]]:
@@ -185,7 +185,7 @@ def _mbsync(trial: Trial) -> list[Command]:
         config.write_text(MBSYNC.format(far=far, near=near, state=state))
         env = {**isync.environment(), "HOME": str(trial.folder)}
         argv = (isync.path("usr/bin/mbsync"), "-c", config, "-q", "-a")
-        made.append(Command(argv=argv, owner=_us(), env=env))
+        made.append(Command(argv=argv, owner=us(), env=env))
     return made
 
 
@@ -194,7 +194,7 @@ def _cp(trial: Trial) -> list[Command]:
     homes = [str(trial.maildir("source", user).parent) for user in trial.users]
     script = 'to=$1; shift; cp -r -- "$@" "$to" && sync -f "$to"'
     argv = ("sh", "-c", script, "sh", str(trial.site.destination_root), *homes)
-    return [Command(argv=argv, owner=_us(), env={"PATH": os.environ["PATH"]})]
+    return [Command(argv=argv, owner=us(), env={"PATH": os.environ["PATH"]})]
 
 
 def _takes_part(_: Site, __: Route) -> str:
@@ -231,7 +231,7 @@ CONTENDERS: Final = (
 )
 
 
-def _us() -> Owner:
+def us() -> Owner:
     """Whoever runs the bench, root too: as an operator would."""
     entry = pwd.getpwuid(os.geteuid())
     return Owner(name=entry.pw_name, group=str(entry.pw_gid), uid=entry.pw_uid, gid=entry.pw_gid)

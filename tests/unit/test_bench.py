@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import imaplib
 import os
+import pstats
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from bench import table
+from aimport import octets
+from bench import client_cpu, table
 from bench.__main__ import main
 from bench.corpus import link_account, message_files, write_corpus
 from bench.measure import Command, Measured, measure
+from bench.null_server import NullServer, run_null_server
 from bench.peers import AIMPORT, CONTENDERS
 from bench.results import Entry, Result, Round, RouteResult, Spread, ratios, read_result, spread
 from bench.servers import Site
@@ -219,3 +225,61 @@ def test_tables_go_between_the_marks_of_a_page_and_replace_what_was_there() -> N
     assert table.put_into(once, "new\n") == once
     with pytest.raises(ValueError, match="bench:begin"):
         table.put_into("a page without marks", "new")
+
+
+def logged_in(server: NullServer, user: str) -> imaplib.IMAP4:
+    client = imaplib.IMAP4("127.0.0.1", server.port, timeout=60)
+    client.login(user, "any")
+    return client
+
+
+def test_the_null_server_shows_the_mail_it_was_given(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", seed=5, accounts=2, messages=40)
+    with run_null_server(corpus.root) as server, logged_in(server, "user001") as client:
+        shown: Counter[str] = Counter()
+        for line in client.list()[1]:
+            assert isinstance(line, bytes)
+            client.select(line.rpartition(b' "." ')[2].decode(), readonly=True)
+            fetched = client.uid("FETCH", "1:*", "(UID FLAGS INTERNALDATE BODY.PEEK[])")[1]
+            shown.update(hashlib.sha256(item[1]).hexdigest() for item in fetched if isinstance(item, tuple))
+    files = message_files(corpus.root / "user001")
+    assert shown == Counter(hashlib.sha256(octets.wire_form(file.read_bytes())).hexdigest() for file in files)
+
+
+def test_the_null_server_counts_what_is_appended_and_gives_uids(tmp_path: Path) -> None:
+    body = b"Subject: a\r\n\r\n" + b"x" * 70_000
+    with run_null_server() as server, logged_in(server, "anyone") as client:
+        assert client.append("Missing", "", "", body)[0] == "NO"
+        client.create("Sent")
+        for uid in (1, 2):
+            answer = client.append("Sent", "(\\Seen)", '"01-Jan-2015 00:00:00 +0000"', body)[1]
+            assert answer == [b"[APPENDUID 1 %d] taken" % uid]
+        client.send(b"z APPEND Sent () {3+}\r\na{9 () {2+}\r\n\r\n\r\n".replace(b"() {", b'() "x" {'))
+        assert client.readline() == b"z OK [APPENDUID 1 3:4] taken\r\n"
+        totals = server.totals()
+        assert (totals.messages, totals.connections) == (4, 1)
+        assert totals.octets == 2 * len(body) + 5
+        assert server.totals().messages == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "exists", "uids"),
+    [("messages-5", 5, b"1 2 3 4 5"), ("sparse-3", 3, b"2 4 6"), ("bob", 0, b"")],
+)
+def test_the_null_server_makes_accounts_of_any_size(user: str, exists: int, uids: bytes) -> None:
+    with run_null_server() as server, logged_in(server, user) as client:
+        assert client.select("INBOX", readonly=True)[1] == [b"%d" % exists]
+        assert client.uid("SEARCH", "ALL")[1] == [uids]
+        fetched = client.uid("FETCH", "2:4", "(UID)")[1]
+        asked = [item for item in fetched if item is not None]
+        assert len(asked) == sum(uid in (b"2", b"3", b"4") for uid in uids.split())
+
+
+def test_the_clients_own_cost_is_measured_on_every_lane(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--accounts", "2", "--messages", "30", "--rounds", "1", "--keep", str(tmp_path), "--users", "1"]
+    assert client_cpu.main([*arguments, "--profile", str(tmp_path / "profile")]) == 0
+    out = capsys.readouterr().out
+    for lane in client_cpu.LANES:
+        assert f"\n{lane}: " in out
+        seen = pstats.Stats(str(tmp_path / f"profile-{lane}")).get_stats_profile().func_profiles
+        assert {"write_mailbox", "_transact"} <= seen.keys()  # the second is in the journal's own thread
