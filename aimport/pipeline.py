@@ -569,7 +569,7 @@ async def prepare(messages: Sequence[Message], *, wire: bool) -> list[tuple[Mess
     def work() -> list[tuple[Message, Fingerprint]]:
         prepared = []
         for message in messages:
-            body = octets.wire_form(message.body)
+            body = octets.wire_form(octets.whole(message.body))
             fingerprint = octets.fingerprint(body)
             if wire and body is not message.body:
                 message = dataclasses.replace(message, body=body, wire=True)

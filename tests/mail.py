@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from aimport.octets import whole
 from aimport.sample import Sample
 
 LETTERS: Final = {"D": "\\Draft", "F": "\\Flagged", "R": "\\Answered", "S": "\\Seen", "T": "\\Deleted"}
@@ -43,7 +44,7 @@ def of_samples(samples: Iterable[Sample]) -> Counter[Seen]:
             "/".join(sample.path),
             int(sample.message.internal_date.timestamp()),
             sample.message.flags,
-            digest(sample.message.body),
+            digest(whole(sample.message.body)),
         )
         for sample in samples
     )

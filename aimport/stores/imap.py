@@ -331,6 +331,7 @@ class _Window:
             if fetch.body is None:
                 self.without_body.add(fetch.uid)
                 continue
+            assert isinstance(fetch.body, bytes), "no literal is spilt"
             self._expected.discard(fetch.uid)
             self.ahead[fetch.uid] = _message(self.keys.key(fetch.uid), fetch, fetch.body)
 
@@ -405,7 +406,8 @@ class ImapDestinationSession(_Session):
         outcomes: dict[int, Appended | Rejected] = {}
         items: dict[int, _Item] = {}
         for index, message in enumerate(batch.messages):
-            body = message.body if message.wire else octets.wire_form(message.body)
+            body = octets.whole(message.body)
+            body = body if message.wire else octets.wire_form(body)
             if self._limit and len(body) > self._limit:
                 text = f"{len(body)} octets, the server takes {self._limit}"
                 outcomes[index] = Rejected(key=message.key, code="TOOBIG", text=text)
@@ -568,7 +570,7 @@ class ImapDestinationSession(_Session):
             exchange = await self._connection.start(b"UID FETCH", uids, b"(UID BODY.PEEK[])")
             while responses := await exchange.responses():
                 for fetch in responses:
-                    if isinstance(fetch, Fetch) and fetch.body is not None and fetch.uid in candidates:
+                    if isinstance(fetch, Fetch) and isinstance(fetch.body, bytes) and fetch.uid in candidates:
                         listed = candidates.pop(fetch.uid)
                         moment = date_time(listed.internal_date or "")
                         body = octets.wire_form(fetch.body)
