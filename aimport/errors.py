@@ -8,6 +8,7 @@
     │   └── JournalDamaged          a record in the middle does not match its checksum
     ├── DestinationFull             no space or read-only below the destination; run
     ├── MessageRefused              the destination refused this message; message
+    ├── MessageUnreadable           its octets cannot be read, or not be kept on their way; message
     ├── MailboxError                one mailbox cannot be read or written; mailbox
     │   ├── MailboxNotFound     68  named in the query, or vanished
     │   ├── MailboxNameInvalid      the destination cannot hold that name
@@ -115,6 +116,15 @@ class DestinationFull(AimportError):
 
 class MessageRefused(AimportError):
     """One message was refused; its neighbours are not affected."""
+
+    scope = Scope.MESSAGE
+
+
+class MessageUnreadable(AimportError):
+    """The octets of one message cannot be had, or there is no room for them on their way (TMPDIR).
+
+    `code` and `text` are those of the `Unreadable` that it ends as.
+    """
 
     scope = Scope.MESSAGE
 

@@ -4,15 +4,16 @@
 
 `Message.body` holds octets as the source has them. Its *wire form* (every line end CRLF) is
 what IMAP carries and what size and digest of a `Fingerprint` are taken from, so that the same
-message has the same fingerprint in every store.
+message has the same fingerprint in every store. A body of more than `STREAM_OCTETS` is a
+`LargeBody`: it stays in its file and is read piece by piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NewType
+from typing import Final, Literal, NewType, Protocol
 
 from aimport.errors import AimportError, Status
 
@@ -23,6 +24,12 @@ Uid = NewType("Uid", int)
 """A UID at the destination (RFC 9051 §2.3.1.1); not a sequence number."""
 
 Security = Literal["tls", "starttls", "none"]
+
+STREAM_OCTETS: Final = 4 * 1024 * 1024  # arbitrary
+"""A body above this is a `LargeBody`."""
+
+PIECE_OCTETS: Final = 256 * 1024
+"""A `LargeBody` is read in pieces of this: a thread hop is then 1/10 of the time to hash it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +119,35 @@ class Selection:
     sizes: Sequence[int]
 
 
+class LargeBody(Protocol):
+    """A body that is not in memory. Whoever ends with its message closes it."""
+
+    def __len__(self) -> int:
+        """Octets as the source has them."""
+        ...
+
+    def pieces(self) -> Iterator[bytes]:
+        """All octets from the first, `PIECE_OCTETS` at a time; each call begins anew.
+
+        Blocks: ask for each piece in a worker thread.
+
+        Raises:
+            OSError: by the iterator, before its last piece: the octets cannot be read, or are
+                not those that there were at first.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up what it lies in; nothing can be read any more. Doing it twice is fine."""
+        ...
+
+
+Body = bytes | LargeBody
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message, whole, ready to append.
+    """One message, ready to append.
 
     `flags` holds system flags with their backslash and keywords without; never `\\Recent`
     (RFC 9051 §2.3.2). `internal_date` is aware, whole seconds count. `wire` says that `body`
@@ -124,7 +157,7 @@ class Message:
     key: MessageKey
     flags: frozenset[str]
     internal_date: datetime
-    body: bytes = field(repr=False)
+    body: Body = field(repr=False)
     wire: bool = False
 
 

@@ -1,10 +1,16 @@
-"""Work on message octets: one pass each. Pure."""
+"""Work on message octets: one pass each. Pure.
+
+For bodies that are whole in memory, and for those that come in pieces; however a body was cut,
+both give the same.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 
-from aimport.model import Fingerprint
+from aimport.errors import MessageUnreadable
+from aimport.model import Body, Fingerprint
 
 
 def wire_form(body: bytes) -> bytes:
@@ -36,3 +42,74 @@ def local_form(body: bytes) -> bytes:
 def fingerprint(wire: bytes) -> Fingerprint:
     """Size and SHA-256 of a body that is in wire form."""
     return Fingerprint(size=len(wire), digest=hashlib.sha256(wire).digest())
+
+
+def pieces_of(body: Body) -> Iterator[bytes]:
+    """The octets of any body, in order. Blocks for a `LargeBody`.
+
+    Raises:
+        MessageUnreadable: it cannot be read, which is no fault of whoever it is read for.
+    """
+    if isinstance(body, bytes):
+        yield body
+        return
+    try:
+        yield from body.pieces()
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise MessageUnreadable(f"{where}{error.strerror or error}", code="unreadable") from error
+
+
+def whole(body: Body) -> bytes:
+    """All octets in memory. Raises as `pieces_of`."""
+    return body if isinstance(body, bytes) else b"".join(pieces_of(body))
+
+
+def wire_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """`wire_form` of a body that comes in pieces."""
+    return map(wire_form, _lines_kept(pieces))
+
+
+def local_pieces(pieces: Iterable[bytes], *, crcrlf: bool) -> Iterator[bytes]:
+    """`local_form` of a body in wire form that comes in pieces; `local_size` tells whether it holds CRCRLF."""
+    return iter(pieces) if crcrlf else map(local_form, _lines_kept(pieces))
+
+
+def local_size(pieces: Iterable[bytes]) -> tuple[int, bool]:
+    """Octets of the `local_form` of a body in wire form that comes in pieces, and whether it holds CRCRLF."""
+    size = local = 0
+    tail = b""
+    crcrlf = False
+    for piece in _lines_kept(pieces):
+        size += len(piece)
+        local += len(local_form(piece))
+        # CRLF is never cut, so of CRCRLF only the first CR may be in the piece before.
+        crcrlf = crcrlf or b"\r\r\n" in piece or (tail == b"\r" and piece[:2] == b"\r\n")
+        tail = piece[-1:]
+    return (size, True) if crcrlf else (local, False)
+
+
+def measure(pieces: Iterable[bytes]) -> Fingerprint:
+    """`fingerprint` of the wire form of a body that comes in pieces, in whatever form."""
+    digest = hashlib.sha256()
+    size = 0
+    for piece in wire_pieces(pieces):
+        digest.update(piece)
+        size += len(piece)
+    return Fingerprint(size=size, digest=digest.digest())
+
+
+def _lines_kept(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same octets in pieces that are not empty and not cut between CR and LF."""
+    held = b""
+    for piece in pieces:
+        if held:
+            piece = held + piece
+            held = b""
+        if piece[-1:] == b"\r":
+            held = b"\r"
+            piece = piece[:-1]
+        if piece:
+            yield piece
+    if held:
+        yield held

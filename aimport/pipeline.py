@@ -650,7 +650,7 @@ async def prepare(messages: Sequence[Message], *, wire: bool) -> list[Prepared]:
     def work() -> list[Prepared]:
         prepared = []
         for message in messages:
-            body = octets.wire_form(message.body)
+            body = octets.wire_form(octets.whole(message.body))
             fingerprint = octets.fingerprint(body)
             if wire and body is not message.body:
                 message = dataclasses.replace(message, body=body, wire=True)

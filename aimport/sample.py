@@ -18,6 +18,7 @@ from typing import Final
 
 from aimport import flags, names
 from aimport.model import Message, MessageKey
+from aimport.octets import whole
 
 MAILBOXES: Final[tuple[tuple[str, ...], ...]] = (
     ("INBOX",),
@@ -95,12 +96,12 @@ def write_maildir(root: Path, samples: Iterator[Sample]) -> int:
                 (folder / "maildirfolder").touch()
             (folder / "dovecot-keywords").write_text(listing)
             made[sample.path] = folder
-        message = sample.message
+        message, body = sample.message, whole(sample.message.body)
         info, _ = flags.to_letters(message.flags, letters)
-        lone = message.body.count(b"\n") - message.body.count(b"\r\n")
-        name = f"{message.key},S={len(message.body)},W={len(message.body) + lone}"
+        lone = body.count(b"\n") - body.count(b"\r\n")
+        name = f"{message.key},S={len(body)},W={len(body) + lone}"
         file = folder / "cur" / f"{name}:2,{info}" if info else folder / "new" / name
-        file.write_bytes(message.body)
+        file.write_bytes(body)
         stamp = message.internal_date.timestamp()
         os.utime(file, (stamp, stamp))
         count += 1

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from aimport.interfaces import DestinationSession
 from aimport.model import Appended, Batch, Mailbox, NotStored, Rejected
+from aimport.octets import whole
 from aimport.sample import Sample
 
 LETTERS: Final = {"D": "\\Draft", "F": "\\Flagged", "R": "\\Answered", "S": "\\Seen", "T": "\\Deleted"}
@@ -64,7 +65,7 @@ def of_samples(samples: Iterable[Sample]) -> Counter[Seen]:
             "/".join(sample.path),
             int(sample.message.internal_date.timestamp()),
             sample.message.flags,
-            digest(sample.message.body),
+            digest(whole(sample.message.body)),
         )
         for sample in samples
     )

@@ -31,7 +31,7 @@ import anyio.to_thread
 
 from aimport.errors import AimportError, ConnectionLost, DeadlinePassed, LoginRefused, ProtocolError, UserError
 from aimport.imap.answers import clean, error_for
-from aimport.imap.commands import Burst, LiteralPolicy, Word, astring, encode
+from aimport.imap.commands import Burst, LiteralPolicy, Word, astring, buffers, encode
 from aimport.imap.connection import Connection, Deadlines, lost
 from aimport.imap.fragments import FragmentReader
 from aimport.imap.responses import Capability, Continuation, Response, Tagged, Untagged, capabilities, parse
@@ -388,7 +388,7 @@ class Control(aioimaplib.IMAP4ClientProtocol):
 
     def _write_next(self) -> None:
         assert self._command is not None and self.transport is not None
-        self.transport.writelines(self._command.bursts.popleft())
+        self.transport.writelines(buffers(self._command.bursts.popleft()))
 
     def _fail(self, error: AimportError) -> None:
         self.lost = self.lost or error

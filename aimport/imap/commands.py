@@ -2,14 +2,15 @@
 
     words ──▶ encode() ──▶ bursts: between two of them the server must say `+` (RFC 9051 §4.3)
 
-A burst is a list of buffers for `writelines`; bodies are never copied here.
+A burst is a list of buffers; bodies are never copied here. Where a `LargeLiteral` stands in it,
+its pieces are written in its place, one by one.
 """
 
 from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -43,10 +44,18 @@ class Literal:
     octets: bytes = field(repr=False)
 
 
-Word = bytes | Literal
+@dataclass(frozen=True, slots=True)
+class LargeLiteral:
+    """A literal that is not in memory: `pieces` gives its octets from the first, exactly `size` of them."""
+
+    size: int
+    pieces: Callable[[], Iterator[bytes]] = field(repr=False)
+
+
+Word = bytes | Literal | LargeLiteral
 """What stands between two spaces of a command: octets as they are, or a literal."""
 
-Burst = list[bytes]
+Burst = list[bytes | LargeLiteral]
 
 
 def astring(text: str) -> Word:
@@ -80,14 +89,14 @@ def encode(tag: str, words: Sequence[Word], policy: LiteralPolicy) -> list[Burst
     burst: Burst = []
     text = tag.encode("ascii")
     for word in words:
-        if isinstance(word, Literal):
-            size = len(word.octets)
+        if isinstance(word, Literal | LargeLiteral):
+            octets, size = (word.octets, len(word.octets)) if isinstance(word, Literal) else (word, word.size)
             if policy is LiteralPolicy.PLUS or (policy is LiteralPolicy.MINUS and size <= MINUS_OCTETS):
-                burst += (b"%s {%d+}\r\n" % (text, size), word.octets)
+                burst += (b"%s {%d+}\r\n" % (text, size), octets)
             else:
                 burst.append(b"%s {%d}\r\n" % (text, size))
                 bursts.append(burst)
-                burst = [word.octets]
+                burst = [octets]
             text = b""
         else:
             text = b"%s %s" % (text, word)
@@ -96,13 +105,26 @@ def encode(tag: str, words: Sequence[Word], policy: LiteralPolicy) -> list[Burst
     return bursts
 
 
-def append_words(flags: Iterable[str], moment: datetime, body: bytes) -> tuple[Word, Word, Word]:
+def buffers(burst: Burst) -> list[bytes]:
+    """A burst as it goes to `writelines`.
+
+    Raises:
+        TypeError: it holds a `LargeLiteral`.
+    """
+    for each in burst:
+        if not isinstance(each, bytes):
+            raise TypeError("a large literal is written piece by piece")
+    return [each for each in burst if isinstance(each, bytes)]
+
+
+def append_words(flags: Iterable[str], moment: datetime, body: bytes | LargeLiteral) -> tuple[Word, Word, Word]:
     """The words of one message in APPEND or MULTIAPPEND (RFC 9051 §6.3.12, RFC 3502).
 
     The flag list is sent even when empty: without it gromox refuses literals above 64 KiB.
     `flags` are atoms, backslash included.
     """
-    return b"(%s)" % " ".join(flags).encode("ascii"), date_time(moment), Literal(body)
+    literal = Literal(body) if isinstance(body, bytes) else body
+    return b"(%s)" % " ".join(flags).encode("ascii"), date_time(moment), literal
 
 
 def uid_sets(uids: Iterable[int], *, octets: int = SET_OCTETS) -> list[bytes]:

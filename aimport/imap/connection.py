@@ -22,7 +22,7 @@ import anyio
 from aimport import __version__
 from aimport.errors import AimportError, ConnectionLost, DeadlinePassed, ProtocolError
 from aimport.imap.answers import clean, error_for
-from aimport.imap.commands import Burst, LiteralPolicy, Word, encode
+from aimport.imap.commands import Burst, LiteralPolicy, Word, buffers, encode
 from aimport.imap.fragments import FragmentReader
 from aimport.imap.responses import Continuation, Response, Tagged, Untagged, parse
 
@@ -336,10 +336,11 @@ class Connection(asyncio.Protocol):
     # Sending
 
     async def _write(self, burst: Burst) -> None:
-        if sum(map(len, burst)) <= WRITE_HIGH:
-            self._transport.writelines(burst)
+        octets = buffers(burst)
+        if sum(map(len, octets)) <= WRITE_HIGH:
+            self._transport.writelines(octets)
         else:
-            for buffer in burst:  # asyncio would join and copy all of it
+            for buffer in octets:  # asyncio would join and copy all of it
                 view = memoryview(buffer)
                 for at in range(0, len(view), WRITE_PIECE):
                     await self._drain()
@@ -366,7 +367,9 @@ class Connection(asyncio.Protocol):
         self._moved = self._loop.time()
         try:
             for fragments in self._reader.feed(data):
-                self._receive(parse(fragments), RESPONSE_COST + sum(map(len, fragments)))
+                self._receive(
+                    parse(fragments), RESPONSE_COST + sum(len(each) for each in fragments if isinstance(each, bytes))
+                )
         except AimportError as error:
             error.text = f"{self.where}: {error.text}"
             self.fail(error)

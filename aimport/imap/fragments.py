@@ -4,13 +4,15 @@
 
 Knows where a line ends and when its end announces a literal (RFC 9051 §4.3), nothing of what a
 response means. Every octet is searched once and copied at most twice, however the stream was
-cut into reads. Limits are checked on what is announced, before memory is taken.
+cut into reads. Limits are checked on what is announced, before memory or disk is taken. A large
+literal is not held here: it goes to a sink as it comes, and the sink stands in its place.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from aimport.errors import ProtocolError
 
@@ -18,8 +20,15 @@ MAX_LINE: Final = 1024 * 1024
 MAX_LITERAL: Final = 512 * 1024 * 1024  # arbitrary: above any size limit seen in the wild
 MAX_SIZE_DIGITS: Final = 19
 
-Fragments = tuple[bytes, ...]
-"""One response: text at even places (no CRLF, no `{n}`), literals between them."""
+
+class Sink(Protocol):
+    """Takes a literal in pieces. Called from within `feed`: it may not block."""
+
+    def write(self, piece: bytes, /) -> None: ...
+
+
+Fragments = tuple[bytes | Sink, ...]
+"""One response: text at even places (no CRLF, no `{n}`), literals, or their sinks, between them."""
 
 _STATUS = re.compile(rb"\* (?:OK|NO|BAD|BYE|PREAUTH)(?: |\Z)", re.IGNORECASE)
 
@@ -28,12 +37,26 @@ class FragmentReader:
     """Fed with octets as they come, returns the responses that are now whole.
 
     `max_line` bounds the text of one response, all its lines together; `max_literal` its literals.
+    A literal of more than `spill_above` octets goes to the sink that `spill` gives for its size
+    when it is announced; without `spill` every literal is held. Changes of the last three count
+    from the next literal on.
     """
 
-    def __init__(self, *, max_line: int = MAX_LINE, max_literal: int = MAX_LITERAL) -> None:
+    def __init__(
+        self,
+        *,
+        max_line: int = MAX_LINE,
+        max_literal: int = MAX_LITERAL,
+        spill_above: int = 0,
+        spill: Callable[[int], Sink] | None = None,
+    ) -> None:
+        self.max_literal = max_literal
+        self.spill_above = spill_above
+        self.spill = spill
         self._max_line = max_line
-        self._max_literal = max_literal
-        self._fragments: list[bytes] = []
+        self._fragments: list[bytes | Sink] = []
+        self._sink: Sink | None = None
+        """Takes the literal under way."""
         self._held = bytearray()
         """The beginning of the line or literal that is not complete yet."""
         self._missing = 0
@@ -59,7 +82,12 @@ class FragmentReader:
                 piece = data[at : at + self._missing]
                 at += len(piece)
                 self._missing -= len(piece)
-                if self._missing:
+                if self._sink is not None:
+                    self._sink.write(piece)
+                    if not self._missing:
+                        self._fragments.append(self._sink)
+                        self._sink = None
+                elif self._missing:
                     self._held += piece
                 else:
                     self._fragments.append(self._complete(piece))
@@ -107,12 +135,14 @@ class FragmentReader:
             raise ProtocolError("the server announced a literal without a proper size")
         self._missing = int(digits)
         self._literals += self._missing
-        if self._literals > self._max_literal:
-            raise ProtocolError(f"the server announced a literal beyond the limit of {self._max_literal} octets")
+        if self._literals > self.max_literal:
+            raise ProtocolError(f"the server announced a literal beyond the limit of {self.max_literal} octets")
         if line[start - 1 : start] == b"~":  # literal8 (RFC 3516)
             start -= 1
         self._fragments.append(line[:start])
         self._text += len(line)
         if not self._missing:
             self._fragments.append(b"")
+        elif self.spill is not None and self._missing > self.spill_above:
+            self._sink = self.spill(self._missing)
         return True

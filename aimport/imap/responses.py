@@ -16,13 +16,14 @@ from functools import lru_cache
 from typing import Final
 
 from aimport.errors import ProtocolError
-from aimport.imap.fragments import Fragments
+from aimport.imap.fragments import Fragments, Sink
 
 MAX_DEPTH: Final = 50
 MAX_DIGITS: Final = 20  # of 2^64
 MAX_UIDS: Final = 100_000
 
-Value = str | bytes | None | list["Value"]
+Value = str | bytes | Sink | None | list["Value"]
+"""A `Sink` has taken a string that is too large to be held; only a body may be one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ class Continuation:
 class Fetch:
     """Data of one message (§7.5.2). What was not said is None.
 
-    `body` is that of `BODY[]`. `internal_date` is raw.
+    `body` is that of `BODY[]`, or the sink that took it. `internal_date` is raw.
     """
 
     seq: int
@@ -65,7 +66,7 @@ class Fetch:
     flags: tuple[str, ...] | None = None
     internal_date: str | None = None
     size: int | None = None
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | Sink | None = field(default=None, repr=False)
     has_body: bool = False
     """`BODY[]` was said, perhaps NIL."""
 
@@ -220,7 +221,7 @@ def parse(fragments: Fragments) -> Response:
     Raises:
         ProtocolError: it breaks the grammar.
     """
-    line = fragments[0]
+    line = _line(fragments[0])
     if line[:2] != b"* ":
         if line[:1] == b"+":
             return Continuation(text=_text(line[1:].lstrip(b" ")))
@@ -343,7 +344,7 @@ def _values(fragments: Fragments, start: int) -> list[Value]:
     match = _TOKEN.match
     last = len(fragments) - 1
     for index in range(0, last + 1, 2):
-        text = fragments[index]
+        text = _line(fragments[index])
         at, end = (start if index == 0 else 0), len(text)
         while at < end:
             token = match(text, at)
@@ -395,11 +396,11 @@ def _fetch(seq: int, values: list[Value]) -> Fetch:
             case "FLAGS":
                 flags = tuple(_words(value))
             case "INTERNALDATE":
-                internal_date = value.decode("ascii", "replace") if isinstance(value, bytes) else None
+                internal_date = None if value is None else _astring(value).decode("ascii", "replace")
             case "RFC822.SIZE":
                 size = _number(value)
             case "BODY[]":
-                if value is not None and not isinstance(value, bytes):
+                if isinstance(value, str | list):
                     raise ProtocolError("the server sent a message that is no string")
                 body, has_body = value, True
     return Fetch(seq=seq, uid=uid, flags=flags, internal_date=internal_date, size=size, body=body, has_body=has_body)
@@ -515,19 +516,32 @@ def _words(value: Value) -> Sequence[str]:
     """A list of atoms. An atom NIL is one too: a keyword may be called so."""
     words = []
     for word in _list(value):
-        if isinstance(word, list):
-            raise ProtocolError("the server sent a list where an atom belongs")
-        words.append("NIL" if word is None else word if isinstance(word, str) else _text(word))
+        if isinstance(word, str):
+            words.append(word)
+        elif word is None:
+            words.append("NIL")
+        elif isinstance(word, bytes):
+            words.append(_text(word))
+        else:
+            raise ProtocolError("the server sent something else where an atom belongs")
     return words
 
 
 def _astring(value: Value) -> bytes:
     """RFC 9051 §9 astring; an atom NIL is the string "NIL"."""
-    if isinstance(value, list):
-        raise ProtocolError("the server sent a list where a string belongs")
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
     if value is None:
         return b"NIL"
-    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    raise ProtocolError("the server sent something else where a string belongs")
+
+
+def _line(fragment: bytes | Sink) -> bytes:
+    if isinstance(fragment, bytes):
+        return fragment
+    raise ProtocolError("a literal stands where a line belongs")
 
 
 def _separator(value: Value) -> str:

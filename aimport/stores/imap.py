@@ -332,6 +332,7 @@ class _Window:
             if fetch.body is None:
                 self.without_body.add(fetch.uid)
                 continue
+            assert isinstance(fetch.body, bytes), "no literal is spilt"
             self._expected.discard(fetch.uid)
             self.ahead[fetch.uid] = _message(self.keys.key(fetch.uid), fetch, fetch.body)
 
@@ -487,7 +488,7 @@ class ImapDestinationSession(_Session):
             exchange = await self._connection.start(b"UID FETCH", uids, b"(UID BODY.PEEK[])")
             while responses := await exchange.responses():
                 for fetch in responses:
-                    if isinstance(fetch, Fetch) and fetch.body is not None and fetch.uid in candidates:
+                    if isinstance(fetch, Fetch) and isinstance(fetch.body, bytes) and fetch.uid in candidates:
                         listed = candidates.pop(fetch.uid)
                         moment = date_time(listed.internal_date or "")
                         body = octets.wire_form(fetch.body)
@@ -521,7 +522,8 @@ class _Appending:
         self._sent: list[tuple[list[int], Exchange | None]] = []
         """Commands in order, each with the places it speaks of."""
         for index, message in enumerate(batch.messages):
-            body = message.body if message.wire else octets.wire_form(message.body)
+            body = octets.whole(message.body)
+            body = body if message.wire else octets.wire_form(body)
             if session.limit and len(body) > session.limit:
                 text = f"{len(body)} octets, the server takes {session.limit}"
                 self._outcomes[index] = Rejected(key=message.key, code="TOOBIG", text=text)

@@ -35,7 +35,7 @@ from aimport.model import (
     Unreadable,
     Wanted,
 )
-from aimport.octets import fingerprint, wire_form
+from aimport.octets import fingerprint, whole, wire_form
 
 HOP_MESSAGES: Final = 64
 HOP_OCTETS: Final = 1 << 20
@@ -330,7 +330,7 @@ class MemoryDestinationSession:
     def _add(self, stored: MemoryMailbox, message: Message) -> Appended:
         flags = normalise(message.flags)
         uid = stored.add(
-            message.body,
+            whole(message.body),
             flags=sorted(flags - self._store.drops),
             internal_date=message.internal_date.replace(microsecond=0),
             wire=message.wire,

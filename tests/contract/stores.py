@@ -22,7 +22,7 @@ import pytest
 from aimport.interfaces import Destination, Source
 from aimport.model import Batch, Endpoint, Mailbox, Message, MessageKey, Secret, Wanted
 from aimport.names import encode_utf7
-from aimport.octets import fingerprint, wire_form
+from aimport.octets import fingerprint, whole, wire_form
 from aimport.stores.imap import ImapDestination, ImapSource
 from aimport.stores.maildir import MaildirDestination, MaildirSource
 from aimport.stores.memory import MemoryDestination, MemorySource, MemoryStore
@@ -44,7 +44,7 @@ class Held(NamedTuple):
 
 def held(message: Message) -> Held:
     """What must be seen of a message."""
-    digest = hashlib.sha256(wire_form(message.body).replace(b"\r\n", b"\n")).hexdigest()
+    digest = hashlib.sha256(wire_form(whole(message.body)).replace(b"\r\n", b"\n")).hexdigest()
     return Held(message.flags, int(message.internal_date.timestamp()), digest)
 
 
@@ -65,7 +65,7 @@ def batch(*messages: Message, number: int = 1, run: str = "f00d") -> Batch:
         number=number,
         created_us=1_700_000_000_000_000 + number * 1_000_000,
         messages=messages,
-        fingerprints=tuple(fingerprint(wire_form(each.body)) for each in messages),
+        fingerprints=tuple(fingerprint(wire_form(whole(each.body))) for each in messages),
     )
 
 
@@ -130,7 +130,7 @@ class MemoryAccount:
     def put(self, path: Path_, messages: Sequence[Message]) -> None:
         mailbox = self.store.mailbox("bob", path)
         for each in messages:
-            mailbox.add(each.body, flags=sorted(each.flags), internal_date=each.internal_date)
+            mailbox.add(whole(each.body), flags=sorted(each.flags), internal_date=each.internal_date)
 
     def remove(self, path: Path_, index: int) -> None:
         del self.store.mailbox("bob", path).messages[index]
@@ -186,7 +186,7 @@ class MaildirAccount:
             letters = sorted(LETTER_OF.get(flag) or chr(ord("a") + known.index(flag)) for flag in each.flags)
             name = f"15000000{self._count:02}.M{self._count}P1.host,S={len(each.body)}"
             file = folder / "cur" / f"{name}:2,{''.join(letters)}" if letters else folder / "new" / name
-            file.write_bytes(each.body)
+            file.write_bytes(whole(each.body))
             os.utime(file, (0, each.internal_date.timestamp()))
 
     def files(self, path: Path_) -> list[Path]:
@@ -257,7 +257,7 @@ class ImapAccount:
             for each in messages:
                 flags = " ".join(sorted(each.flags))
                 date = imaplib.Time2Internaldate(each.internal_date)
-                ok, text = client.append(_quoted(path), f"({flags})", date, wire_form(each.body))
+                ok, text = client.append(_quoted(path), f"({flags})", date, wire_form(whole(each.body)))
                 assert ok == "OK", text
 
     def remove(self, path: Path_, index: int) -> None:

@@ -27,7 +27,7 @@ from aimport.model import (
     Unreadable,
     Wanted,
 )
-from aimport.octets import fingerprint, wire_form
+from aimport.octets import fingerprint, whole, wire_form
 from aimport.stores.imap import ImapDestination, ImapSource
 from tests.fix_courier import Courier
 from tests.fix_cyrus import Cyrus
@@ -75,7 +75,7 @@ def batch_of(*messages: Message) -> Batch:
         number=1,
         created_us=1,
         messages=messages,
-        fingerprints=tuple(fingerprint(wire_form(each.body)) for each in messages),
+        fingerprints=tuple(fingerprint(wire_form(whole(each.body))) for each in messages),
     )
 
 
@@ -101,7 +101,7 @@ async def read(session: SourceSession, mailbox: Mailbox, skip: Sequence[str] = (
 
 
 def shown(message: Message) -> tuple[frozenset[str], datetime, bytes]:
-    return message.flags, message.internal_date, wire_form(message.body)
+    return message.flags, message.internal_date, wire_form(whole(message.body))
 
 
 LOGINS: list[tuple[Security, bool, str]] = [
@@ -203,7 +203,7 @@ async def test_reading_leaves_recent_and_seen_alone(dovecot: Dovecot, unique_use
 
 async def test_find_sees_what_was_stored_since_and_nothing_else(dovecot: Dovecot, unique_user: str) -> None:
     account = endpoint(dovecot, unique_user)
-    old, twin, other = message(1), message(2), message(3, body=message(2).body.replace(b"2", b"7"))
+    old, twin, other = message(1), message(2), message(3, body=whole(message(2).body).replace(b"2", b"7"))
     async with ImapDestination(account).open() as session:
         assert await session.position(Mailbox(path=("x",))) is None
         assert await session.find(Mailbox(path=("x",)), wanted(batch_of(old)), Position()) == ()
@@ -357,7 +357,7 @@ async def keeps_mail(account: Endpoint) -> None:
             assert [each.flags for each in found] == [each.flags for each in messages]
             assert [each.internal_date for each in found] == [each.internal_date for each in messages]
             # Courier puts a line end where the last one lacks it.
-            assert [each.body.rstrip() for each in found] == [each.body.rstrip() for each in messages]
+            assert [whole(each.body).rstrip() for each in found] == [whole(each.body).rstrip() for each in messages]
 
 
 HEADER = b"From: a@example.org\r\nDate: Sat, 03 Feb 2001 04:05:06 +0000\r\nSubject: %d\r\n\r\n"

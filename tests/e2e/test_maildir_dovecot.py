@@ -14,7 +14,7 @@ import pytest
 
 from aimport.interfaces import Destination
 from aimport.model import Endpoint, Mailbox, Message
-from aimport.octets import wire_form
+from aimport.octets import whole, wire_form
 from aimport.stores.maildir import MaildirDestination, MaildirSource
 from tests.contract.stores import Held, ImapAccount, batch, held, message
 from tests.fix_dovecot import Dovecot
@@ -80,7 +80,7 @@ async def test_dovecot_reads_what_we_wrote(dovecot: Dovecot, unique_user: str) -
         found = [row.split("\t") for row in rows.splitlines()[1:]]
         assert [row[0] for row in found] == [str(number) for number in range(1, 61)]
         assert [int(row[1]) for row in found] == [len(each.body) for each in sent]
-        assert [int(row[2]) for row in found] == [len(wire_form(each.body)) for each in sent]
+        assert [int(row[2]) for row in found] == [len(wire_form(whole(each.body))) for each in sent]
         assert [row[3] for row in found] == [each.internal_date.strftime("%Y-%m-%d %H:%M:%S") for each in sent]
     subscribed = dovecot.doveadm("mailbox", "list", "-s", user=unique_user).splitlines()
     assert sorted(subscribed) == sorted("/".join(path) for path in PATHS if path != ("a&b c",))

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aimport.imap.commands import (
+    Burst,
     Literal,
     LiteralPolicy,
     Word,
     append_words,
     astring,
+    buffers,
     date_time,
     encode,
     octet_string,
@@ -27,8 +29,8 @@ PLUS, MINUS, SYNC = LiteralPolicy.PLUS, LiteralPolicy.MINUS, LiteralPolicy.SYNC
 EPOCH = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
-def joined(bursts: list[list[bytes]]) -> list[bytes]:
-    return [b"".join(burst) for burst in bursts]
+def joined(bursts: list[Burst]) -> list[bytes]:
+    return [b"".join(buffers(burst)) for burst in bursts]
 
 
 def test_strings_are_quoted_when_ascii_and_literals_otherwise() -> None:

@@ -23,7 +23,7 @@ from aimport.errors import (
 )
 from aimport.imap.commands import LiteralPolicy
 from aimport.model import Appended, Batch, Mailbox, Message, MessageKey, Position, Rejected, Uid, Unreadable, Wanted
-from aimport.octets import fingerprint
+from aimport.octets import fingerprint, whole
 from aimport.stores.imap import ImapDestination, ImapDestinationSession, ImapSource, ImapSourceSession, UidKeys
 from tests.fix_imap import Peer, Script, login, logout, scripted, then
 from tests.mail import RefusedTogether, append_batch
@@ -60,7 +60,7 @@ def batch(*bodies: str, flags: Sequence[str] = ()) -> Batch:
         Message(key=MessageKey(f"k{number}"), flags=frozenset(flags), internal_date=DATE, body=body.encode(), wire=True)
         for number, body in enumerate(bodies)
     )
-    prints = tuple(fingerprint(message.body) for message in messages)
+    prints = tuple(fingerprint(whole(message.body)) for message in messages)
     return Batch(run="r", number=1, created_us=1, messages=messages, fingerprints=prints)
 
 

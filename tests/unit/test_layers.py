@@ -25,6 +25,7 @@ FORBIDDEN = {
     "pipeline": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "runners": {"cli", "stores", "imap", "plan", "config"},
     "journal": {"pipeline", "stores", "imap", "runners", "cli"},
+    "spool": {"pipeline", "stores", "imap", "runners", "cli", "plan", "config", "journal"},
     "plan": {"pipeline", "stores", "imap", "runners", "cli", "journal"},
     "config": {"pipeline", "stores", "imap", "runners", "cli", "journal"},
     "users": {"pipeline", "stores", "imap", "runners", "cli", "journal"},

@@ -8,6 +8,7 @@ import pytest
 
 from aimport.errors import ConnectionLost, MailboxChanged, MailboxNotFound, OverQuota
 from aimport.model import Appended, Endpoint, Mailbox, Message, Position, Rejected, Unreadable
+from aimport.octets import whole
 from aimport.stores.memory import Event, Failure, MemoryDestination, MemorySource, MemoryStore
 from tests.contract.stores import batch, message, wanted
 from tests.mail import RefusedTogether, append_batch
@@ -102,7 +103,7 @@ async def test_flags_that_cannot_be_held_are_named() -> None:
 
 async def test_a_changed_uidvalidity_makes_old_keys_void_and_find_look_everywhere() -> None:
     store = MemoryStore()
-    store.mailbox("bob", ("INBOX",)).add(message(1).body, flags=[], internal_date=message(1).internal_date)
+    store.mailbox("bob", ("INBOX",)).add(whole(message(1).body), flags=[], internal_date=message(1).internal_date)
     async with MemorySource(store, "bob").open() as source, made(store).open() as destination:
         selection = await source.select(INBOX)
         store.mailbox("bob", ("INBOX",)).uidvalidity = 99

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aimport.octets import whole
 from aimport.sample import KEYWORDS, MAILBOXES, account, write_maildir
 from tests import mail
 
@@ -21,7 +22,7 @@ def test_all_mailboxes_flags_keywords_and_line_ends_occur() -> None:
     assert {sample.path for sample in samples} == set(MAILBOXES)
     marks = frozenset[str]().union(*(sample.message.flags for sample in samples))
     assert marks == {"\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft", *KEYWORDS}
-    assert {b"\r\n" in sample.message.body for sample in samples} == {True, False}
+    assert {b"\r\n" in whole(sample.message.body) for sample in samples} == {True, False}
     assert len({sample.message.body for sample in samples}) == 400
 
 

@@ -14,17 +14,29 @@ import os
 import socket
 import stat
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Final
 
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
-from aimport.errors import AimportError, MailboxNotFound, SourceMissing
+from aimport.errors import AimportError, MailboxNotFound, MessageUnreadable, SourceMissing
 from aimport.flags import MAX_LETTERS, SYSTEM_FLAGS, is_keyword, to_letters
 from aimport.interfaces import Settled
-from aimport.model import Appended, Batch, Endpoint, Fingerprint, Mailbox, Message, Position, Rejected, Stored, Wanted
-from aimport.octets import local_form
+from aimport.model import (
+    Appended,
+    Batch,
+    Body,
+    Endpoint,
+    Fingerprint,
+    Mailbox,
+    Message,
+    Position,
+    Rejected,
+    Stored,
+    Wanted,
+)
+from aimport.octets import local_form, local_pieces, local_size, pieces_of
 from aimport.stores import Fsync
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
@@ -227,8 +239,10 @@ class _Writer:
         outcomes: list[Appended | Rejected] = []
         written: deque[tuple[int, str, str]] = deque()
         self.octets = 0
+        # A large body makes few system calls for its octets, and would keep its turn for seconds.
+        large = any(not isinstance(message.body, bytes) for message in batch.messages)
         try:
-            with disk.FILE_TURNS:
+            with nullcontext() if large else disk.FILE_TURNS:
                 for index, (message, fingerprint) in enumerate(zip(batch.messages, batch.fingerprints, strict=True)):
                     start = stem(batch.run, batch.number, batch.created_us, index)
                     info, dropped = to_letters(message.flags, letters)
@@ -238,6 +252,9 @@ class _Writer:
                         if error.errno in _WIDE:
                             raise
                         outcomes.append(self._rejected(message, error))
+                        continue
+                    except MessageUnreadable as error:
+                        outcomes.append(Rejected(key=message.key, code=error.code, text=error.text))
                         continue
                     written.append((index, base, info))
                     outcomes.append(Appended(key=message.key, dropped=dropped))
@@ -267,20 +284,20 @@ class _Writer:
 
     def _write(self, start: str, message: Message, fingerprint: Fingerprint) -> str:
         """One file in `tmp`; returns its name. W is the size with CRLF line ends, as of the fingerprint."""
-        body = local_form(message.body) if message.wire else message.body
-        base = f"{start}.{self._host},S={len(body)},W={fingerprint.size}"
+        size, pieces = _as_stored(message.body, wire=message.wire)
+        base = f"{start}.{self._host},S={size},W={fingerprint.size}"
         seconds = int(message.internal_date.timestamp() // 1)
         kept = disk.write_file(
             self.folder.tmp,
             base,
-            body,
+            pieces,
             mode=self._mode,
             mtime_ns=seconds * 1_000_000_000,
             durable=self._fsync == "each",
         )
         if kept // 1_000_000_000 != seconds:
             logger.warning("date not kept key=%r date=%s", message.key, message.internal_date.isoformat())
-        self.octets += len(body)
+        self.octets += size
         return base
 
     def _remove(self, base: str) -> None:
@@ -317,6 +334,27 @@ class _Writer:
                 durable = self._fsync != "never"
                 disk.replace_file(self.folder.control, disk.KEYWORDS, data, mode=self._mode, durable=durable)
         return known
+
+
+def _as_stored(body: Body, *, wire: bool) -> tuple[int, Iterable[bytes]]:
+    """A body as the file will have it: its octets, and their number.
+
+    Raises:
+        MessageUnreadable: here and by the iterable, for a body that lies in a file.
+    """
+    if isinstance(body, bytes):
+        stored = local_form(body) if wire else body
+        return len(stored), (stored,)
+    if not wire:
+        return len(body), _cancellable(pieces_of(body))
+    size, crcrlf = local_size(_cancellable(pieces_of(body)))  # the name is needed before the file
+    return size, local_pieces(_cancellable(pieces_of(body)), crcrlf=crcrlf)
+
+
+def _cancellable(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        from_thread.check_cancelled()
+        yield piece
 
 
 def _make_path(path: str, durable: bool) -> None:

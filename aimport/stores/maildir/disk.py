@@ -14,7 +14,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
@@ -359,15 +359,15 @@ def replace_file(dir_fd: int, name: str, data: bytes, *, mode: int, durable: boo
         now = max(int(time.time()), int(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mtime) + 1)
     except FileNotFoundError:
         now = int(time.time())
-    write_file(dir_fd, new_name, data, mode=mode, mtime_ns=now * 1_000_000_000, durable=durable)
+    write_file(dir_fd, new_name, (data,), mode=mode, mtime_ns=now * 1_000_000_000, durable=durable)
     os.rename(new_name, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
 
-def write_file(dir_fd: int, name: str, data: bytes, *, mode: int, mtime_ns: int, durable: bool) -> int:
+def write_file(dir_fd: int, name: str, pieces: Iterable[bytes], *, mode: int, mtime_ns: int, durable: bool) -> int:
     """Write a new file, instead of a leftover of that name, and give it its mtime. Returns the mtime it kept.
 
     Raises:
-        OSError: nothing is left of the file.
+        OSError: and whatever `pieces` raises; nothing is left of the file.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
@@ -377,16 +377,19 @@ def write_file(dir_fd: int, name: str, data: bytes, *, mode: int, mtime_ns: int,
         fd = os.open(name, flags, mode, dir_fd=dir_fd)
     try:
         try:
-            at = os.write(fd, data) if data else 0
-            while at < len(data):
-                more = os.write(fd, memoryview(data)[at:])
-                if more <= 0:
-                    raise OSError(errno.EIO, "nothing is written any more")
-                at += more
+            size = 0
+            for data in pieces:
+                size += len(data)
+                at = os.write(fd, data) if data else 0
+                while at < len(data):
+                    more = os.write(fd, memoryview(data)[at:])
+                    if more <= 0:
+                        raise OSError(errno.EIO, "nothing is written any more")
+                    at += more
             os.utime(fd, ns=(mtime_ns, mtime_ns))
             status = os.fstat(fd)
-            if status.st_size != len(data):
-                raise OSError(errno.EIO, f"{status.st_size} of {len(data)} octets were written")
+            if status.st_size != size:
+                raise OSError(errno.EIO, f"{status.st_size} of {size} octets were written")
             if mode & 0o077:
                 os.fchmod(fd, mode)  # the umask was applied
             if durable:
