@@ -89,6 +89,16 @@ def local_size(pieces: Iterable[bytes]) -> tuple[int, bool]:
     return (size, True) if crcrlf else (local, False)
 
 
+def without_last_line_end(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same octets but for a CRLF at their very end."""
+    held = b""
+    for piece in _lines_kept(pieces):
+        if held:
+            yield held
+        held = piece
+    yield held.removesuffix(b"\r\n")
+
+
 def measure(pieces: Iterable[bytes]) -> Fingerprint:
     """`fingerprint` of the wire form of a body that comes in pieces, in whatever form."""
     digest = hashlib.sha256()

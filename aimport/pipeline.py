@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -34,6 +35,7 @@ from aimport.errors import (
     JournalError,
     MailboxError,
     MailboxNotFound,
+    MessageUnreadable,
     OverQuota,
     Retry,
     Scope,
@@ -45,6 +47,7 @@ from aimport.interfaces import Appending, Destination, DestinationSession, Sourc
 from aimport.journal import Journal, LaneLog, UserLog
 from aimport.limits import ByteBudget, HostLimits, Lease, Limits
 from aimport.model import (
+    STREAM_OCTETS,
     Appended,
     Batch,
     Endpoint,
@@ -461,6 +464,8 @@ class Copy:
         self.read_to_end = False
         ahead = account.run.limits.batches_ahead
         self._room = anyio.Semaphore(ahead)
+        self._large = anyio.Semaphore(1)
+        """Taken by a message that is not in memory until it has its outcome: it holds a file, maybe a temporary one."""
         self._turn = anyio.Lock()
         """Held while a batch is handed over, so that whoever holds it can let what is under way run out."""
         self._send, self._receive = anyio.create_memory_object_stream[Sent](ahead)
@@ -493,10 +498,12 @@ class Copy:
                 messages = [item for item in items if isinstance(item, Message)]
                 if len(messages) < len(items):
                     await self._unreadable([item for item in items if isinstance(item, Unreadable)])
-                if messages:
-                    await self.lease.take(_octets_of(messages))
+                for part in _large_apart(messages):
+                    if not isinstance(part[0].body, bytes):
+                        await self._large.acquire()
+                    await self.lease.take(_octets_of(part))
                     try:
-                        await send.send(messages)
+                        await send.send(part)
                     except anyio.BrokenResourceError:
                         return  # the writer ended; its own error tells why
                 if run.stopping:
@@ -516,7 +523,12 @@ class Copy:
         async with receive, self._send:
             async for messages in receive:
                 for batch in cut(_drain(receive, messages, limits), limits):
-                    part = await prepare(batch, wire=self.wire)
+                    try:
+                        part = await prepare(batch, wire=self.wire)
+                    except MessageUnreadable as error:
+                        await self._unreadable([_unreadable(message, error) for message in batch])
+                        self._done_with(batch)
+                        continue
                     await self._room.acquire()
                     async with self._turn:
                         self._send.send_nowait(await self._hand_over(writer, part))
@@ -581,8 +593,16 @@ class Copy:
             else:
                 again.append(prepared)
         self._tell(ended)
-        self.lease.give(_octets_of([message for (message, _), _ in ended]))
+        self._done_with([message for (message, _), _ in ended])
         return again, widest(errors) if errors else None
+
+    def _done_with(self, messages: Sequence[Message]) -> None:
+        """Gives back what messages held that came to their end."""
+        self.lease.give(_octets_of(messages))
+        for message in messages:
+            if not isinstance(message.body, bytes):
+                message.body.close()
+                self._large.release()
 
     def _tell(self, ended: Sequence[tuple[Prepared, Appended | Rejected]]) -> None:
         user, mailbox = self.account.job.user, self.work.source.name
@@ -605,7 +625,25 @@ class Copy:
 
 
 def _octets_of(messages: Sequence[Message]) -> int:
-    return sum(len(message.body) for message in messages)
+    """What they take of the byte budget: a large body is never in memory as a whole."""
+    return sum(min(len(message.body), STREAM_OCTETS) for message in messages)
+
+
+def _large_apart(messages: list[Message]) -> Iterator[list[Message]]:
+    """`messages` in order, each that is not in memory in a list of its own."""
+    if all(isinstance(message.body, bytes) for message in messages):
+        if messages:
+            yield messages
+        return
+    for large, group in itertools.groupby(messages, key=lambda message: not isinstance(message.body, bytes)):
+        if large:
+            yield from ([message] for message in group)
+        else:
+            yield list(group)
+
+
+def _unreadable(message: Message, error: MessageUnreadable) -> Unreadable:
+    return Unreadable(key=message.key, code=error.code, text=str(error))
 
 
 def _drain(receive: MemoryObjectReceiveStream[list[Message]], messages: list[Message], limits: Limits) -> list[Message]:
@@ -645,12 +683,19 @@ def halves(part: list[Prepared]) -> list[list[Prepared]]:
 
 
 async def prepare(messages: Sequence[Message], *, wire: bool) -> list[Prepared]:
-    """Fingerprints of the wire form, and the body in that form where the destination sends it so."""
+    """Fingerprints of the wire form, and the body in that form where the destination sends it so.
+
+    Raises:
+        MessageUnreadable: a large body, which always stands alone, cannot be read.
+    """
 
     def work() -> list[Prepared]:
         prepared = []
         for message in messages:
-            body = octets.wire_form(octets.whole(message.body))
+            if not isinstance(message.body, bytes):
+                prepared.append((message, octets.measure(octets.pieces_of(message.body))))
+                continue
+            body = octets.wire_form(message.body)
             fingerprint = octets.fingerprint(body)
             if wire and body is not message.body:
                 message = dataclasses.replace(message, body=body, wire=True)

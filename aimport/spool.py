@@ -113,6 +113,10 @@ class Spool:
             self._pieces.append(piece)
             self.pending += len(piece)
 
+    def abandon(self) -> None:
+        """Nobody wants it any more: what is held is dropped, and so is what comes."""
+        self._give_up(MessageUnreadable("a message was given up while it came", code="unreadable"))
+
     async def flush(self) -> None:
         """Moves what is in memory to the file, in one thread hop. One task at a time."""
         pieces = self._pieces[:]
@@ -161,13 +165,17 @@ class Spool:
         return at
 
     def _fail(self, error: OSError) -> None:
+        self._give_up(
+            MessageUnreadable(
+                f"a message of {self.size} octets has no room in a temporary file: {error.strerror or error}",
+                hint="TMPDIR says where such files are made",
+                code="nospace" if error.errno in NO_SPACE else "unreadable",
+            )
+        )
+
+    def _give_up(self, failure: MessageUnreadable) -> None:
         self._pieces.clear()
         self.pending = 0
         if self._finalizer is not None:
             self._finalizer()
-        full = error.errno in NO_SPACE
-        self._failure = MessageUnreadable(
-            f"a message of {self.size} octets has no room in a temporary file: {error.strerror or error}",
-            hint="TMPDIR says where such files are made",
-            code="nospace" if full else "unreadable",
-        )
+        self._failure = failure

@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from aimport import __version__
-from aimport.errors import AimportError, ConnectionLost, DeadlinePassed, ProtocolError
+from aimport.errors import AimportError, ConnectionLost, DeadlinePassed, MessageUnreadable, ProtocolError
 from aimport.imap.answers import clean, error_for
-from aimport.imap.commands import Burst, LiteralPolicy, Word, buffers, encode
+from aimport.imap.commands import Burst, LargeLiteral, LiteralPolicy, Word, encode
 from aimport.imap.fragments import FragmentReader
 from aimport.imap.responses import Continuation, Response, Tagged, Untagged, parse
+from aimport.model import STREAM_OCTETS
+from aimport.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ READ_HIGH: Final = 4 * 1024 * 1024
 """Octets of answers that wait for their reader; above, the transport reads no more."""
 WRITE_HIGH: Final = 1024 * 1024
 WRITE_PIECE: Final = 256 * 1024
+SPOOL_HIGH: Final = 1024 * 1024
+"""Octets of a large literal that are held before they go to its file in one thread hop."""
 RESPONSE_COST: Final = 200
 """What a response counts beside its octets: it is Python objects."""
 MAX_COLLECTED: Final = 250_000
@@ -88,6 +93,8 @@ class Exchange:
         self.tag = tag
         self.idle_s = idle_s
         self.keep = keep
+        self.dropping = False
+        """Nobody reads its data."""
         self.tagged: Tagged | None = None
         self.sent = False
         """Every burst was given to the transport."""
@@ -97,13 +104,13 @@ class Exchange:
         self._data: list[Response] = []
         self._cost = 0
         self._error: AimportError | None = None
-        self._dropping = False
         self._waiter: asyncio.Future[None] | None = None
 
     async def responses(self) -> list[Response]:
         """What has come of its untagged data; waits for some. Empty: the command has ended."""
         while not self._data and self.tagged is None:
             await self._wait()
+            await self._connection.flush()
         taken, self._data = self._data, []
         self._connection.consumed(self._cost)
         self._cost = 0
@@ -129,7 +136,8 @@ class Exchange:
 
     def drop(self) -> None:
         """Nobody will read the data of this command."""
-        self._dropping = True
+        self.dropping = True
+        self._connection.unwanted(self)
         self._data = []
         self._connection.consumed(self._cost)
         self._cost = 0
@@ -141,18 +149,18 @@ class Exchange:
         return self.tagged is not None or self._error is not None
 
     def _take(self, response: Response, cost: int) -> int:
-        if self._dropping:
+        if self.dropping:
             return 0
         self._data.append(response)
         self._cost += cost
-        self._wake()
+        self.wake()
         return cost
 
     def _end(self, tagged: Tagged | None, error: AimportError | None) -> None:
         self.tagged, self._error = tagged, error
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -182,6 +190,9 @@ class Connection(asyncio.Protocol):
         self.deadlines = deadlines
         self.read_high = READ_HIGH
         self._reader = reader
+        reader.spill, reader.spill_above = self._spill, STREAM_OCTETS
+        self._spool: Spool | None = None
+        """Takes the large literal that came last."""
         self._loop = asyncio.get_running_loop()
         self._pending: deque[Exchange] = deque()
         self._sending = asyncio.Lock()
@@ -306,6 +317,19 @@ class Connection(asyncio.Protocol):
             self._moved = self._loop.time()
             self._transport.resume_reading()
 
+    async def flush(self) -> None:
+        """Moves what the large literal under way holds in memory to its file. For whoever reads the oldest command."""
+        if self._spool is not None and self._spool.pending >= SPOOL_HIGH:
+            await self._spool.flush()
+            if self._buffered <= self.read_high // 2:
+                self._resume()
+
+    def unwanted(self, exchange: Exchange) -> None:
+        """Nobody will read the data of `exchange`."""
+        if self._spool is not None and self._pending and self._pending[0] is exchange:
+            self._spool.abandon()
+            self._resume()
+
     def fail(self, error: AimportError, *, abort: bool = True) -> None:
         """Ends everything under way with `error`; what is started later ends with it too."""
         self._error = self._error or error
@@ -336,15 +360,45 @@ class Connection(asyncio.Protocol):
     # Sending
 
     async def _write(self, burst: Burst) -> None:
-        octets = buffers(burst)
-        if sum(map(len, octets)) <= WRITE_HIGH:
-            self._transport.writelines(octets)
-        else:
-            for buffer in octets:  # asyncio would join and copy all of it
-                view = memoryview(buffer)
+        """Gives a burst to the transport; returns when that has all of it."""
+        ready: list[bytes] = []
+        size = 0
+        for each in burst:
+            if isinstance(each, bytes) and size + len(each) <= WRITE_HIGH:
+                ready.append(each)
+                size += len(each)
+                continue
+            self._transport.writelines(ready)
+            ready, size = [], 0
+            if isinstance(each, bytes):
+                view = memoryview(each)  # asyncio would join and copy all of it
                 for at in range(0, len(view), WRITE_PIECE):
                     await self._drain()
                     self._transport.write(view[at : at + WRITE_PIECE])
+            else:
+                await self._write_large(each)
+            await self._drain()
+        if ready:
+            self._transport.writelines(ready)
+
+    async def _write_large(self, literal: LargeLiteral) -> None:
+        """Reads a literal in a thread and writes it piece by piece; one that cannot be had ends the connection."""
+        pieces = literal.pieces()
+        left = literal.size
+        try:
+            while (piece := await anyio.to_thread.run_sync(next, pieces, b"")) and len(piece) <= left:
+                left -= len(piece)
+                await self._drain()
+                self._transport.write(piece)
+            if left or piece:
+                raise MessageUnreadable("the message is not as long as it was", code="unreadable")
+        except MessageUnreadable as error:
+            self.fail(ConnectionLost(f"{self.where}: given up within a message that cannot be read: {error}"))
+            assert self._error is not None
+            raise self._error from error
+        except asyncio.CancelledError:
+            self._error = self._error or ConnectionLost(f"{self.where}: given up within a message")
+            raise
 
     async def _drain(self) -> None:
         if self._room is not None:
@@ -374,9 +428,18 @@ class Connection(asyncio.Protocol):
             error.text = f"{self.where}: {error.text}"
             self.fail(error)
             return
-        if self._buffered >= self.read_high and not self._paused:
+        spooling = self._spool is not None and self._spool.pending >= SPOOL_HIGH
+        if spooling and self._pending:
+            self._pending[0].wake()
+        if (spooling or self._buffered >= self.read_high) and not self._paused:
             self._paused = True
             self._transport.pause_reading()
+
+    def _spill(self, size: int) -> Spool:
+        self._spool = Spool(size)
+        if not self._pending or self._pending[0].dropping:
+            self._spool.abandon()
+        return self._spool
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail(lost(self.where, exc, self._bye), abort=False)

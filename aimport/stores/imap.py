@@ -22,6 +22,8 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final, overload
 
+import anyio.to_thread
+
 from aimport import flags, names, octets
 from aimport.errors import (
     AimportError,
@@ -31,19 +33,24 @@ from aimport.errors import (
     MailboxNameInvalid,
     MailboxNotFound,
     MessageRefused,
+    MessageUnreadable,
     ProtocolError,
     Retry,
     UserError,
 )
 from aimport.imap.answers import BadAnswer, clean, error_for
 from aimport.imap.client import connect, where_of
-from aimport.imap.commands import Word, append_words, octet_string, uid_sets
+from aimport.imap.commands import LargeLiteral, Word, append_words, octet_string, uid_sets
 from aimport.imap.connection import Connection, Deadlines, Exchange, Reply, identify
+from aimport.imap.fragments import Sink
 from aimport.imap.responses import Exists, Fetch, Listed, Namespace, Tagged, append_uids, date_time
 from aimport.model import (
+    STREAM_OCTETS,
     Appended,
     Batch,
+    Body,
     Endpoint,
+    Fingerprint,
     Mailbox,
     Message,
     MessageKey,
@@ -57,6 +64,7 @@ from aimport.model import (
     Unreadable,
     Wanted,
 )
+from aimport.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -250,18 +258,20 @@ class ImapSourceSession(_Session):
             )
         windows = _windows(keys, selection.sizes, skip)
         under_way: deque[tuple[_Window, Exchange]] = deque()
+        expected: dict[int, _Window] = {}
         try:
             while True:
-                while len(under_way) < WINDOWS_AHEAD and (window := next(windows, None)) is not None:
+                while _room_for_another(under_way) and (window := next(windows, None)) is not None:
+                    expected.update(dict.fromkeys(window.uids, window))
                     under_way.append((window, await self._fetch(window.uids)))
                 if not under_way:
                     return
                 window, exchange = under_way[0]
                 while responses := await exchange.responses():
                     # Dovecot answers pipelined FETCHes before it ends the first of them (seen, 2.3.19):
-                    # the data is for whichever window asked for that UID.
-                    for ahead, _ in under_way:
-                        ahead.take(responses)
+                    # the data is for whichever window asked for that UID. Data that nobody asked for
+                    # is not ours: servers send it at any time.
+                    await _take(responses, expected)
                     if ready := window.ready():
                         yield ready
                 if ready := window.ready():
@@ -270,6 +280,8 @@ class ImapSourceSession(_Session):
                 under_way.popleft()
                 for rest in await self._finish(window, tagged, selection.mailbox):
                     yield (rest,)
+                for uid in window.uids:
+                    expected.pop(uid, None)
         finally:
             for _, exchange in under_way:  # left early: the answers to come are nobody's
                 exchange.drop()
@@ -284,17 +296,17 @@ class ImapSourceSession(_Session):
         for uid in window.left():
             message = window.ahead.get(uid)
             if message is None and uid in window.without_body:
-                message = _unreadable(window.keys.key(uid), "unreadable", "the server sends no body")
+                message = window.without_body[uid]
             if message is None and tagged.status == "OK":
                 message = _unreadable(window.keys.key(uid), "vanished", "expunged since it was listed")
             left.append(message or await self._fetch_alone(window.keys, uid, mailbox))
         return left
 
     async def _fetch_alone(self, keys: UidKeys, uid: int, mailbox: Mailbox) -> Message | Unreadable:
-        window = _Window(keys, [uid])
+        window = _Window(keys, [uid], 0)
         exchange = await self._fetch([uid])
         while responses := await exchange.responses():
-            window.take(responses)
+            await _take(responses, {uid: window})
             for message in window.ready():
                 await exchange.result()
                 return message
@@ -309,32 +321,50 @@ class ImapSourceSession(_Session):
         return _unreadable(keys.key(uid), "vanished" if gone else "unreadable", clean(tagged.text))
 
 
-class _Window:
-    """Messages of one FETCH, handed on in the order of UIDs."""
+def _room_for_another(under_way: Sequence[tuple[_Window, Exchange]]) -> bool:
+    """Whether one more window may be asked for; a large message is awaited before more is asked for."""
+    return not under_way or (len(under_way) < WINDOWS_AHEAD and not under_way[-1][0].large)
 
-    def __init__(self, keys: UidKeys, uids: Sequence[int]) -> None:
+
+async def _take(responses: Iterable[object], expected: dict[int, _Window]) -> None:
+    """Gives message data to the window that waits for its UID, the first time it comes."""
+    for fetch in responses:
+        if not isinstance(fetch, Fetch) or not fetch.has_body or fetch.uid is None:
+            continue
+        window = expected.pop(fetch.uid, None)
+        if window is None:
+            continue
+        if isinstance(fetch.body, bytes):
+            window.take(fetch.uid, fetch, fetch.body)
+            continue
+        key = window.keys.key(fetch.uid)
+        if not isinstance(fetch.body, Spool):
+            expected[fetch.uid] = window
+            window.without_body[fetch.uid] = _unreadable(key, "unreadable", "the server sends no body")
+            continue
+        try:
+            window.take(fetch.uid, fetch, await fetch.body.body())
+        except MessageUnreadable as error:
+            window.ahead[fetch.uid] = _unreadable(key, error.code, str(error))
+
+
+class _Window:
+    """Messages of one FETCH, handed on in the order of UIDs; `octets` as the server counts them."""
+
+    def __init__(self, keys: UidKeys, uids: Sequence[int], octets: int) -> None:
         self.keys = keys
         self.uids = uids
+        self.large = octets > STREAM_OCTETS
         self.ahead: dict[int, Message | Unreadable] = {}
         """Came before its turn."""
-        self.without_body: set[int] = set()
-        self._expected = set(uids)
+        self.without_body: dict[int, Unreadable] = {}
         self._next = 0
 
     def left(self) -> Sequence[int]:
         return self.uids[self._next :]
 
-    def take(self, responses: Iterable[object]) -> None:
-        """Keeps what was asked for. Data of other messages is not ours: servers send it at any time."""
-        for fetch in responses:
-            if not isinstance(fetch, Fetch) or fetch.uid not in self._expected or not fetch.has_body:
-                continue
-            if fetch.body is None:
-                self.without_body.add(fetch.uid)
-                continue
-            assert isinstance(fetch.body, bytes), "no literal is spilt"
-            self._expected.discard(fetch.uid)
-            self.ahead[fetch.uid] = _message(self.keys.key(fetch.uid), fetch, fetch.body)
+    def take(self, uid: int, fetch: Fetch, body: Body) -> None:
+        self.ahead[uid] = _message(self.keys.key(uid), fetch, body)
 
     def ready(self) -> list[Message | Unreadable]:
         """The messages whose turn it is now."""
@@ -521,17 +551,15 @@ class _Appending:
         """What still needs an answer, by its place in the batch."""
         self._sent: list[tuple[list[int], Exchange | None]] = []
         """Commands in order, each with the places it speaks of."""
-        for index, message in enumerate(batch.messages):
-            body = octets.whole(message.body)
-            body = body if message.wire else octets.wire_form(body)
-            if session.limit and len(body) > session.limit:
-                text = f"{len(body)} octets, the server takes {session.limit}"
+        for index, (message, print_) in enumerate(zip(batch.messages, batch.fingerprints, strict=True)):
+            if session.limit and print_.size > session.limit:
+                text = f"{print_.size} octets, the server takes {session.limit}"
                 self._outcomes[index] = Rejected(key=message.key, code="TOOBIG", text=text)
-            elif not body:
+            elif not print_.size:
                 # Cancels a MULTIAPPEND (RFC 3502 §6.3.11), and every server seen refuses it alone.
                 self._outcomes[index] = Rejected(key=message.key, code="", text="the message has no octets")
             else:
-                self._items[index] = _Item(message, body)
+                self._items[index] = _Item(message, _literal(message, print_.size))
 
     async def send(self) -> None:
         """Hands over what has no outcome yet."""
@@ -605,10 +633,34 @@ class _Appending:
             self._outcomes[place] = NotStored(key=self._items.pop(place).message.key, error=error)
 
 
+async def _fingerprints(body: bytes | Sink) -> tuple[Fingerprint, Fingerprint]:
+    """Of the body as it is, and without its last line end."""
+    if isinstance(body, bytes):
+        wire = octets.wire_form(body)
+        return octets.fingerprint(wire), octets.fingerprint(wire.removesuffix(b"\r\n"))
+    assert isinstance(body, Spool)
+    large = await body.body()
+    try:
+        whole = await anyio.to_thread.run_sync(octets.measure, large.pieces())
+        return whole, await anyio.to_thread.run_sync(octets.measure, octets.without_last_line_end(large.pieces()))
+    finally:
+        large.close()
+
+
+def _literal(message: Message, size: int) -> bytes | LargeLiteral:
+    """The wire form of a body, of `size` octets."""
+    body = message.body
+    if isinstance(body, bytes):
+        return body if message.wire else octets.wire_form(body)
+    return LargeLiteral(size, lambda: octets.wire_pieces(octets.pieces_of(body)))
+
+
 class _Item:
     """One message as it is sent."""
 
-    def __init__(self, message: Message, body: bytes, *, keep_keywords: bool = True, keep_date: bool = True) -> None:
+    def __init__(
+        self, message: Message, body: bytes | LargeLiteral, *, keep_keywords: bool = True, keep_date: bool = True
+    ) -> None:
         self.message = message
         self.body = body
         self.keywords, self.flags, self.dropped = _sendable(message.flags, keep_keywords)
@@ -649,15 +701,15 @@ def _windows(keys: UidKeys, sizes: Sequence[int], skip: Container[str]) -> Itera
         if keys.key(uid) in skip:
             continue
         if uids and (len(uids) == WINDOW_MESSAGES or total + size > WINDOW_OCTETS):
-            yield _Window(keys, uids)
+            yield _Window(keys, uids, total)
             uids, total = [], 0
         uids.append(uid)
         total += size
     if uids:
-        yield _Window(keys, uids)
+        yield _Window(keys, uids, total)
 
 
-def _message(key: MessageKey, fetch: Fetch, body: bytes) -> Message:
+def _message(key: MessageKey, fetch: Fetch, body: Body) -> Message:
     moment = date_time(fetch.internal_date) if fetch.internal_date else None
     if moment is None:
         moment = _date_of(body)
@@ -674,9 +726,9 @@ _RECEIVED = re.compile(rb"^Received:((?:[^\n]|\n[ \t])*)", re.IGNORECASE | re.MU
 _DATE = re.compile(rb"^Date:((?:[^\n]|\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
 
 
-def _date_of(body: bytes) -> datetime:
+def _date_of(body: Body) -> datetime:
     """A date for a message whose server gives none: the newest Received, else Date, else now."""
-    head = body[:HEADER_OCTETS].partition(b"\r\n\r\n")[0]
+    head = next(octets.pieces_of(body), b"")[:HEADER_OCTETS].partition(b"\r\n\r\n")[0]
     received = [_header_date(match.group(1).rpartition(b";")[2]) for match in _RECEIVED.finditer(head)]
     moments = [moment for moment in received if moment is not None]
     if moments:
