@@ -11,7 +11,6 @@ says what is done.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import logging
 import random
@@ -625,8 +624,9 @@ class Copy:
 
 
 def _octets_of(messages: Sequence[Message]) -> int:
-    """What they take of the byte budget: a large body is never in memory as a whole."""
-    return sum(min(len(message.body), STREAM_OCTETS) for message in messages)
+    """What they take of the byte budget: a large body, which stands alone, is never in memory as a whole."""
+    octets_ = sum([len(message.body) for message in messages])
+    return min(octets_, STREAM_OCTETS) if len(messages) == 1 else octets_
 
 
 def _large_apart(messages: list[Message]) -> Iterator[list[Message]]:
@@ -698,7 +698,9 @@ async def prepare(messages: Sequence[Message], *, wire: bool) -> list[Prepared]:
             body = octets.wire_form(message.body)
             fingerprint = octets.fingerprint(body)
             if wire and body is not message.body:
-                message = dataclasses.replace(message, body=body, wire=True)
+                message = Message(  # dataclasses.replace takes 15 us, this 2
+                    key=message.key, flags=message.flags, internal_date=message.internal_date, body=body, wire=True
+                )
             prepared.append((message, fingerprint))
         return prepared
 
