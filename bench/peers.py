@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -26,11 +26,16 @@ Route = Literal["maildir-imap", "imap-maildir", "imap-imap", "maildir-maildir"]
 ROUTES: Final[tuple[Route, ...]] = get_args(Route)
 
 AIMPORT: Final = "aimport"
+AIMPORT_4: Final = "aimport, --users 4"
+FLOOR: Final = "floor: prebuilt MULTIAPPEND, 4 users at a time"
+DOVEADM_4: Final = "doveadm import, 4 at a time"
+MBSYNC_4: Final = "mbsync, 4 at a time"
+IMAPLIB: Final = "imaplib, one connection a user"
 CARRIES: Final = (
     "aimport and doveadm import carry octets, flags, keywords and dates; mbsync adds a header (X-TUID) to each message "
     "and carries dates and system flags, of the keywords only $Forwarded; cp carries octets and file names. aimport "
     "keeps a journal and syncs a batch before it is called committed; doveadm import and mbsync sync each message; cp "
-    "syncs once."
+    "syncs once; the floor and imaplib carry all and keep nothing."
 )
 # What Dovecot's documentation advises for migrations; with the defaults doveadm import takes twice as long.
 IMAPC: Final = ("imapc_features=rfc822.size fetch-headers", "mail_prefetch_count=20")
@@ -108,8 +113,12 @@ class Contender:
         return self.wants(site, route)
 
 
-def _aimport(trial: Trial) -> list[Command]:
-    """One process for all users, everything at its defaults."""
+def _aimport(*options: str) -> Callable[[Trial], list[Command]]:
+    """One process for all users, everything but `options` at its defaults."""
+    return lambda trial: _aimport_commands(trial, options)
+
+
+def _aimport_commands(trial: Trial, options: Sequence[str]) -> list[Command]:
     site, words = trial.site, [sys.executable, "-m", "aimport"]
     user_list = trial.folder / "users.csv"
     user_list.write_text("user\n" + "".join(f"{user}\n" for user in trial.users))
@@ -122,7 +131,7 @@ def _aimport(trial: Trial) -> list[Command]:
         if kind == "imap":
             locations[side] = f"imap://127.0.0.1:{_running(server).port}/?tls=off"
             words += ["-o", f"{side}_password=env:BENCH_PASSWORD"]
-    words += ["import", "-F", str(user_list), "--to", locations["dest"], "--progress", "none", "--json"]
+    words += ["import", "-F", str(user_list), "--to", locations["dest"], "--progress", "none", "--json", *options]
     env = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(servers.ROOT),
@@ -197,6 +206,25 @@ def _cp(trial: Trial) -> list[Command]:
     return [Command(argv=argv, owner=us(), env={"PATH": os.environ["PATH"]})]
 
 
+def _floor(trial: Trial) -> list[Command]:
+    """The same octets, ready in memory before the clock runs."""
+    server = _running(trial.site.destination)
+    words = ("-m", "bench.floor", "--port", str(server.port), "--at-once", "4", str(trial.site.source_root))
+    return [_python(*words, *trial.users, password=server.password, prepares=True)]
+
+
+def _imaplib(trial: Trial) -> list[Command]:
+    """One command, in it a process for each user."""
+    source, destination = _running(trial.site.source), _running(trial.site.destination)
+    words = ("-m", "bench.baseline", str(source.port), str(destination.port))
+    return [_python(*words, *trial.users, password=source.password)]
+
+
+def _python(*words: str, password: str, prepares: bool = False) -> Command:
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(servers.ROOT), "BENCH_PASSWORD": password}
+    return Command(argv=(sys.executable, *words), owner=us(), env=env, prepares=prepares)
+
+
 def _takes_part(_: Site, __: Route) -> str:
     return ""
 
@@ -215,18 +243,30 @@ def _wants_two_maildirs(_: Site, route: Route) -> str:
     return "" if route == "maildir-maildir" else "links or copies files, so Maildir to Maildir only"
 
 
+def _wants_maildir_to_imap(_: Site, route: Route) -> str:
+    return "" if route == "maildir-imap" else "Maildir to IMAP only"
+
+
+def _wants_two_servers(_: Site, route: Route) -> str:
+    return "" if route == "imap-imap" else "IMAP to IMAP only"
+
+
 def _wants_isync(site: Site, _: Route) -> str:
     return site.no_isync
 
 
 _COPIED: Final = _doveadm("maildir_copy_with_hardlinks=no")
 CONTENDERS: Final = (
-    Contender(name=AIMPORT, commands=_aimport, wants=_takes_part),
+    Contender(name=AIMPORT, commands=_aimport(), wants=_takes_part),
+    Contender(name=AIMPORT_4, commands=_aimport("--users", "4"), wants=_wants_maildir_to_imap),
+    Contender(name=FLOOR, commands=_floor, wants=_wants_maildir_to_imap),
     Contender(name="doveadm import, 1 at a time", commands=_COPIED, wants=_wants_doveadm),
     Contender(name="doveadm import, 2 at a time", commands=_COPIED, at_once=2, wants=_wants_doveadm),
+    Contender(name=DOVEADM_4, commands=_COPIED, at_once=4, wants=_wants_doveadm),
     Contender(name="doveadm import, 2 at a time, hard links", commands=_doveadm(), at_once=2, wants=_wants_links),
     Contender(name="mbsync, 1 at a time", commands=_mbsync, wants=_wants_isync),
-    Contender(name="mbsync, 4 at a time", commands=_mbsync, at_once=4, wants=_wants_isync),
+    Contender(name=MBSYNC_4, commands=_mbsync, at_once=4, wants=_wants_isync),
+    Contender(name=IMAPLIB, commands=_imaplib, wants=_wants_two_servers),
     Contender(name="cp -r and sync", commands=_cp, wants=_wants_two_maildirs),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from bench.goals import GOALS, Goal
 from bench.peers import AIMPORT, CARRIES
 from bench.results import Entry, Result, RouteResult, Spread, ratios, spread
 
@@ -22,6 +23,7 @@ HEADINGS = (
     "peak RSS MiB",
     "aimport is … times as fast",
 )
+GOAL_HEADINGS = ("route", "goal", "measured", "held")
 
 
 def plain(result: Result) -> str:
@@ -65,6 +67,10 @@ def _document(result: Result, table: Callable[[Sequence[Sequence[str]]], str], *
         ]
         if notes:
             parts += ["", *(f"{bullet}{note}" for note in notes)]
+    taken = [route.route for route in result.routes]
+    goals = [goal for goal in GOALS if goal.route in taken]
+    if goals:
+        parts += ["", title.format("Goals"), "", table([GOAL_HEADINGS, *(_goal_row(goal, result) for goal in goals)])]
     return "\n".join(parts) + "\n"
 
 
@@ -101,6 +107,14 @@ def _row(entry: Entry, route: RouteResult, messages: int) -> tuple[str, ...]:
     )
 
 
+def _goal_row(goal: Goal, result: Result) -> tuple[str, ...]:
+    measured = goal.measured(result)
+    if measured is None:
+        return (TITLES[goal.route], str(goal), "not measured", "")
+    held = "yes" if goal.held(measured) else "no"
+    return (TITLES[goal.route], str(goal), _shown(measured, 2 if goal.against else 0), held)
+
+
 def _shown(figure: Spread | None, digits: int) -> str:
     if figure is None:
         return "?"
@@ -109,7 +123,7 @@ def _shown(figure: Spread | None, digits: int) -> str:
 
 
 def _plain_table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
@@ -117,4 +131,4 @@ def _plain_table(rows: Sequence[Sequence[str]]) -> str:
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([head, "|" + "---|" * len(HEADINGS), *body])
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])

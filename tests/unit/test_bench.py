@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from aimport import octets
-from bench import client_cpu, table
+from bench import baseline, client_cpu, floor, table
 from bench.__main__ import main
 from bench.corpus import link_account, message_files, write_corpus
+from bench.goals import GOALS, Goal
 from bench.measure import Command, Measured, measure
-from bench.null_server import NullServer, run_null_server
-from bench.peers import AIMPORT, CONTENDERS
+from bench.null_server import NullServer, Row, run_null_server
+from bench.peers import AIMPORT, AIMPORT_4, CONTENDERS, FLOOR, MBSYNC_4
 from bench.results import Entry, Result, Round, RouteResult, Spread, ratios, read_result, spread
 from bench.servers import Site
 from tests import mail, servers
@@ -67,9 +68,24 @@ def a_result(*entries: Entry) -> Result:
     )
 
 
-def python(code: str, env: dict[str, str] | None = None) -> Command:
+def a_site(folder: Path, *, no_dovecot: str, no_isync: str) -> Site:
+    """Without servers; empty reasons say that there would be some."""
+    return Site(
+        work=folder,
+        source_root=folder,
+        destination_root=folder,
+        owner=server_owner(),
+        source=None,
+        destination=None,
+        no_dovecot=no_dovecot,
+        isync=None,
+        no_isync=no_isync,
+    )
+
+
+def python(code: str, env: dict[str, str] | None = None, *, prepares: bool = False) -> Command:
     here = Owner(name="root", group="root", uid=os.geteuid(), gid=os.getegid())
-    return Command(argv=(sys.executable, "-c", code), owner=here, env=env or {})
+    return Command(argv=(sys.executable, "-c", code), owner=here, env=env or {}, prepares=prepares)
 
 
 def test_one_seed_makes_one_corpus(tmp_path: Path) -> None:
@@ -124,7 +140,7 @@ def test_the_markdown_names_conditions_figures_and_what_is_missing() -> None:
     assert (
         "2 cores of CPU, 8 GiB, Linux 6, ext4, load at start 0.10; aimport 1, dovecot 2; 2026-01-02 03:04 UTC" in text
     )
-    lines = [line for line in text.splitlines() if line.startswith(("|", "#", "- "))]
+    lines = [line for line in text[: text.index("### Goals")].splitlines() if line.startswith(("|", "#", "- "))]
     assert lines[0] == "### Maildir → IMAP"
     assert lines[3:] == [
         "| aimport | 1250 [1000-2000] | 500 | 1000 | 64 |  |",
@@ -171,23 +187,107 @@ def test_a_command_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     assert not Path(f"/proc/{pid_file.read_text()}").exists()
 
 
-def test_a_peer_that_has_no_part_in_a_route_says_why(tmp_path: Path) -> None:
-    site = Site(
-        work=tmp_path,
-        source_root=tmp_path,
-        destination_root=tmp_path,
-        owner=server_owner(),
-        source=None,
-        destination=None,
-        no_dovecot="no dovecot",
-        isync=None,
-        no_isync="no isync",
+def test_what_a_command_does_before_it_is_ready_is_not_counted(tmp_path: Path) -> None:
+    spin = "while time.process_time() < {}: pass\n"
+    code = (
+        "import sys, time\n" + spin.format(1.0) + "print(f'ready {time.process_time()}', flush=True)\n"
+        "assert sys.stdin.readline() == '\\n'\n" + spin.format(1.2)
     )
+    done = measure([python(code, prepares=True)], at_once=1, log=tmp_path / "log", limit_s=60)
+    assert done.failure == ""
+    assert 0.15 < done.cpu_s < 0.6
+    assert done.cpu_s <= done.seconds + 0.1
+
+
+def test_a_command_that_fails_before_it_is_ready_is_told(tmp_path: Path) -> None:
+    done = measure([python("raise SystemExit('no')", prepares=True)], at_once=1, log=tmp_path / "log", limit_s=60)
+    assert done.failure == "exit 1: no"
+
+
+def test_a_command_that_is_never_ready_is_ended(tmp_path: Path) -> None:
+    waits = "import os, time; open(os.environ['PID_FILE'], 'w').write(str(os.getpid())); time.sleep(600)"
+    pid_file = tmp_path / "pid"
+    command = python(waits, {"PID_FILE": str(pid_file)}, prepares=True)
+    done = measure([command], at_once=1, log=tmp_path / "log", limit_s=2)
+    assert done.failure == "not ready after 2 s"
+    assert not Path(f"/proc/{pid_file.read_text()}").exists()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "goal", "median", "held"),
+    [
+        ([1.0, 1.0, 1.0], [2.0, 2.5, 3.0], Goal(route="maildir-imap", against="peer", limit=2.5), 2.5, True),
+        ([1.0, 1.0, 1.0], [2.0, 2.4, 3.0], Goal(route="maildir-imap", against="peer", limit=2.5), 2.4, False),
+        ([1.0], [1.0], Goal(route="maildir-imap", limit=500.1), 500.0, True),
+        ([1.0], [1.0], Goal(route="maildir-imap", limit=500), 500.0, False),
+    ],
+)
+def test_a_goal_holds_by_the_median(
+    ours: list[float], theirs: list[float], goal: Goal, median: float, held: bool
+) -> None:
+    entries = [
+        Entry(name=name, rounds=tuple(a_round(number, each) for number, each in enumerate(seconds)))
+        for name, seconds in ((AIMPORT, ours), ("peer", theirs))
+    ]
+    measured = goal.measured(a_result(*entries))
+    assert measured is not None
+    assert measured.median == pytest.approx(median)
+    assert goal.held(measured) is held
+
+
+def test_a_goal_is_not_measured_when_its_peer_lost_mail_or_was_not_there() -> None:
+    ours = Entry(name=AIMPORT, rounds=(a_round(0, 1.0),))
+    goal = Goal(route="maildir-imap", against="peer", limit=2.5)
+    assert goal.measured(a_result(ours)) is None
+    assert goal.measured(a_result(ours, Entry(name="peer", rounds=(a_round(0, 9.0, wrong="lost"),)))) is None
+    assert "| Maildir → IMAP | aimport: client CPU below 150 µs/message | 500 | no |" in table.markdown(a_result(ours))
+
+
+def test_every_goal_names_contenders_that_take_part_in_its_route(tmp_path: Path) -> None:
+    site = a_site(tmp_path, no_dovecot="", no_isync="")
+    for goal in GOALS:
+        taking_part = {contender.name for contender in CONTENDERS if not contender.left_out(site, goal.route)}
+        assert {goal.ours, goal.against or goal.ours} <= taking_part
+
+
+def test_the_floor_sends_the_batches_of_aimport_and_all_mail(tmp_path: Path) -> None:
+    rows = [Row(b"", b"", b"x" * size) for size in (*[1] * 65, floor.BATCH_OCTETS, 1, floor.BATCH_OCTETS + 1, 2)]
+    assert [len(batch) for batch in floor.cut(rows)] == [64, 1, 1, 1, 1, 1]
+    corpus = write_corpus(tmp_path / "corpus", seed=2, accounts=3, messages=100)
+    streams = [floor.built(name, corpus.root / name) for name in corpus.accounts]
+    with run_null_server() as server:
+        for stream in streams:
+            floor.send(stream, server.port, "any")
+        totals = server.totals()
+    bodies = [
+        octets.wire_form(file.read_bytes()) for name in corpus.accounts for file in message_files(corpus.root / name)
+    ]
+    assert (totals.messages, totals.octets) == (300, sum(map(len, bodies)))
+
+
+def test_the_floor_does_not_take_a_refusal_for_an_answer(tmp_path: Path) -> None:
+    stream = floor.Stream("anyone", ((floor.append(b'"Missing"', [Row(b"", b'"x"', b"body")]),),))
+    with run_null_server() as server, pytest.raises(RuntimeError, match=r"NO \[TRYCREATE\]"):
+        floor.send(stream, server.port, "any")
+
+
+def test_the_imaplib_baseline_copies_all_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_PASSWORD", "any")
+    corpus = write_corpus(tmp_path / "corpus", seed=2, accounts=1, messages=100)
+    with run_null_server(corpus.root) as source, run_null_server() as destination:
+        assert baseline.copy(source.port, destination.port, "user000") == 100
+        totals = destination.totals()
+    bodies = [octets.wire_form(file.read_bytes()) for file in message_files(corpus.root / "user000")]
+    assert (totals.messages, totals.octets) == (100, sum(map(len, bodies)))
+
+
+def test_a_peer_that_has_no_part_in_a_route_says_why(tmp_path: Path) -> None:
+    site = a_site(tmp_path, no_dovecot="no dovecot", no_isync="no isync")
     for contender in CONTENDERS:
         assert contender.left_out(site, "imap-imap") == "no dovecot"
     reasons = {contender.name: contender.left_out(site, "maildir-maildir") for contender in CONTENDERS}
     assert [name for name, reason in reasons.items() if not reason] == [AIMPORT, "cp -r and sync"]
-    assert set(reasons.values()) == {"", "no dovecot", "no isync"}
+    assert {"no dovecot", "no isync", "Maildir to IMAP only", "IMAP to IMAP only"} == set(reasons.values()) - {""}
 
 
 @pytest.mark.slow
@@ -209,7 +309,7 @@ def test_a_tiny_run_moves_all_mail_and_leaves_nothing_behind(
     [route] = result.routes
     assert result.messages == 40
     assert [entry.name for entry in route.entries if entry.counted] == [
-        AIMPORT, "mbsync, 1 at a time", "mbsync, 4 at a time",
+        AIMPORT, AIMPORT_4, FLOOR, "mbsync, 1 at a time", MBSYNC_4,
     ]  # fmt: skip
     for entry in route.entries:
         for each in entry.counted:
