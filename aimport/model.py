@@ -29,7 +29,7 @@ STREAM_OCTETS: Final = 4 * 1024 * 1024  # arbitrary
 """A body above this is a `LargeBody`."""
 
 PIECE_OCTETS: Final = 256 * 1024
-"""A `LargeBody` is read in pieces of this: a thread hop is then 1/10 of the time to hash it."""
+"""A `LargeBody` is read in pieces of this: a thread hop (40 us of CPU) is little beside hashing one (240 us)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

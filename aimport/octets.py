@@ -81,10 +81,11 @@ def local_size(pieces: Iterable[bytes]) -> tuple[int, bool]:
     tail = b""
     crcrlf = False
     for piece in _lines_kept(pieces):
+        form = local_form(piece)
         size += len(piece)
-        local += len(local_form(piece))
-        # CRLF is never cut, so of CRCRLF only the first CR may be in the piece before.
-        crcrlf = crcrlf or b"\r\r\n" in piece or (tail == b"\r" and piece[:2] == b"\r\n")
+        local += len(form)
+        # A piece that holds CRCRLF stays as it is; CRLF is never cut, so one CR may be in the piece before.
+        crcrlf = crcrlf or (len(form) == len(piece) and b"\r\r\n" in piece) or (tail == b"\r" and piece[:2] == b"\r\n")
         tail = piece[-1:]
     return (size, True) if crcrlf else (local, False)
 

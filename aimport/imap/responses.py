@@ -396,7 +396,10 @@ def _fetch(seq: int, values: list[Value]) -> Fetch:
             case "FLAGS":
                 flags = tuple(_words(value))
             case "INTERNALDATE":
-                internal_date = None if value is None else _astring(value).decode("ascii", "replace")
+                if isinstance(value, bytes):
+                    internal_date = value.decode("ascii", "replace")
+                elif value is not None and not isinstance(value, str | list):
+                    raise ProtocolError("the server sent a literal where a date belongs")
             case "RFC822.SIZE":
                 size = _number(value)
             case "BODY[]":

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 import pytest
 
 from aimport.interfaces import Destination, Source
-from aimport.model import Batch, Endpoint, Mailbox, Message, MessageKey, Secret, Wanted
+from aimport.model import STREAM_OCTETS, Batch, Endpoint, Mailbox, Message, MessageKey, Secret, Wanted
 from aimport.names import encode_utf7
 from aimport.octets import fingerprint, whole, wire_form
 from aimport.stores.imap import ImapDestination, ImapSource
@@ -56,6 +56,11 @@ def message(number: int, *flags: str, body: bytes | None = None) -> Message:
         internal_date=datetime.fromtimestamp(1_500_000_000 + 86_400 * number, UTC),
         body=f"Subject: {number}\n\nBody of {number}\n".encode() if body is None else body,
     )
+
+
+def large_octets() -> bytes:
+    """A body above `STREAM_OCTETS`; its lines end in LF."""
+    return b"Subject: large\n\n" + (b"%070d\n" % 7) * (STREAM_OCTETS // 71 + 1)
 
 
 def batch(*messages: Message, number: int = 1, run: str = "f00d") -> Batch:

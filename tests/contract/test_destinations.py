@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from anyio import create_task_group
 
 from aimport.interfaces import DestinationSession
 from aimport.model import Appended, Position
-from tests.contract.stores import INBOX, Account, Path_, account, batch, held, message, wanted
+from aimport.spool import FileBody
+from tests.contract.stores import INBOX, Account, Path_, account, batch, held, large_octets, message, wanted
 from tests.mail import append_batch
 
 __all__ = ["account"]
@@ -126,3 +130,17 @@ async def test_two_sessions_may_make_and_fill_at_once(account: Account) -> None:
     assert len(account.look(("Shared",))) == 18
     for lane in range(3):
         assert [each.flags for each in account.look((f"Own{lane}",))] == [{f"kw{lane}"}, {"\\Seen"}] * 3
+
+
+async def test_a_body_that_lies_in_a_file_is_held_as_it_was_between_its_neighbours(
+    account: Account, tmp_path: Path
+) -> None:
+    (tmp_path / "body").write_bytes(large_octets())
+    body = FileBody(os.open(tmp_path / "body", os.O_RDONLY), name="body")
+    sent = [message(0), replace(message(1, "\\Seen"), body=body), message(2)]
+    async with opened(account, INBOX) as session:
+        outcomes = [*await append_batch(session, account.mailbox(INBOX), batch(*sent, number=1))]
+        outcomes += await append_batch(session, account.mailbox(INBOX), batch(sent[1], number=2))
+    assert [type(outcome) for outcome in outcomes] == [Appended] * 4
+    assert account.look(INBOX) == [held(each) for each in [*sent, sent[1]]]
+    body.close()

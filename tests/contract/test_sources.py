@@ -10,7 +10,7 @@ import pytest
 from aimport.errors import AimportError, MailboxError
 from aimport.interfaces import SourceSession
 from aimport.model import Mailbox, Message, Unreadable
-from tests.contract.stores import INBOX, Account, account, held, message
+from tests.contract.stores import INBOX, Account, account, held, large_octets, message
 
 __all__ = ["account"]
 
@@ -163,3 +163,14 @@ async def test_reading_changes_nothing_at_the_source(account: Account) -> None:
         for mailbox in await session.list_mailboxes():
             await read(session, mailbox)
     assert account.state() == before
+
+
+async def test_a_message_above_the_threshold_comes_as_it_was_between_its_neighbours(account: Account) -> None:
+    put = [message(0), message(1, "\\Seen", body=large_octets()), message(2, body=large_octets() + b"y\n"), message(3)]
+    account.put(INBOX, put)
+    async with account.source().open() as session:
+        found = await read(session, account.mailbox(INBOX))
+    assert [held(each) for each in found if isinstance(each, Message)] == [held(each) for each in put]
+    for each in found:
+        if isinstance(each, Message) and not isinstance(each.body, bytes):
+            each.body.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from aimport.imap.commands import (
     Burst,
+    LargeLiteral,
     Literal,
     LiteralPolicy,
     Word,
@@ -66,6 +68,22 @@ def test_literals_wait_as_the_policy_says() -> None:
     assert joined(encode("a", words, SYNC)) == [b'a APPEND "x" () {5}\r\n', b"hello () {4097}\r\n", big + b"\r\n"]
     assert joined(encode("a", [b"NOOP"], SYNC)) == [b"a NOOP\r\n"]
     assert joined(encode("a", [b"X", Literal(b"y" * 4096)], MINUS)) == [b"a X {4096+}\r\n" + b"y" * 4096 + b"\r\n"]
+
+
+def test_a_large_literal_waits_as_any_other_and_is_never_read_here() -> None:
+    def pieces() -> Iterator[bytes]:
+        raise AssertionError("read")
+
+    large = LargeLiteral(10**10, pieces)
+    words = append_words((), EPOCH, large)
+    assert words[2] is large
+    head = b'a APPEND () "03-Feb-2001 04:05:06 +0000"'
+    assert encode("a", [b"APPEND", *words], PLUS) == [[head + b" {10000000000+}\r\n", large, b"\r\n"]]
+    for policy in (MINUS, SYNC):
+        assert encode("a", [b"APPEND", *words], policy) == [[head + b" {10000000000}\r\n"], [large, b"\r\n"]]
+    assert encode("a", [b"X", LargeLiteral(4096, pieces)], MINUS)[0][0] == b"a X {4096+}\r\n"
+    with pytest.raises(TypeError, match="piece by piece"):
+        buffers([b"x", large])
 
 
 def test_the_policy_follows_the_capabilities() -> None:

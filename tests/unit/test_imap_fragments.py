@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aimport.errors import ProtocolError
-from aimport.imap.fragments import FragmentReader, Fragments
+from aimport.imap.fragments import FragmentReader, Fragments, Sink
+from tests.large import Kept
 
 STREAM = (
     b"* OK [CAPABILITY IMAP4rev1] hi {3}\r\n"
@@ -30,11 +32,18 @@ CUT: list[Fragments] = [
 ]
 
 
-def cut(pieces: list[bytes]) -> list[Fragments]:
-    reader = FragmentReader()
+def cut(pieces: list[bytes], *, spill_above: int | None = None) -> list[Fragments]:
+    reader = FragmentReader() if spill_above is None else FragmentReader(spill=Kept, spill_above=spill_above)
     found = [whole for piece in pieces for whole in reader.feed(piece)]
     assert reader.empty
     return found
+
+
+def as_held(responses: list[Fragments]) -> list[Fragments]:
+    """Sinks as the literals that they took; each has taken what was announced."""
+    for response in responses:
+        assert all(isinstance(text, bytes) for text in response[::2])
+    return [tuple(each.whole() if isinstance(each, Kept) else each for each in response) for response in responses]
 
 
 def test_lines_and_literals_are_cut_and_human_text_announces_no_literal() -> None:
@@ -53,24 +62,95 @@ def test_any_chunks_give_the_same(cuts: list[int]) -> None:
     assert cut([STREAM[low:high] for low, high in pairwise(edges)]) == CUT
 
 
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12), st.integers(0, 5))
+def test_spilt_literals_are_those_that_would_be_held(cuts: list[int], above: int) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    found = cut([STREAM[low:high] for low, high in pairwise(edges)], spill_above=above)
+    assert as_held(found) == CUT
+    sizes = [each.size for response in found for each in response if isinstance(each, Kept)]
+    assert sizes == [size for size in (5, 4) if size > above]
+
+
+def test_a_literal_goes_to_its_sink_as_it_comes_and_nothing_is_held() -> None:
+    sinks: list[Kept] = []
+
+    def spill(size: int) -> Sink:
+        sinks.append(Kept(size))
+        return sinks[-1]
+
+    reader = FragmentReader(spill=spill, spill_above=10)
+    piece = b"x" * 100
+    assert reader.feed(b"* 1 FETCH (BODY[] {300}\r\n") == []
+    assert [sink.size for sink in sinks] == [300]
+    for _ in range(3):
+        assert reader.feed(piece) == []
+    [sink] = sinks
+    assert sink.pieces == [piece] * 3
+    assert all(each is piece for each in sink.pieces), "not even copied"
+    assert not reader.empty
+    assert reader.feed(b" UID {10}\r\n0123456789)\r\n") == [
+        (b"* 1 FETCH (BODY[] ", sink, b" UID ", b"0123456789", b")")
+    ]
+    assert reader.empty
+
+
+def test_a_spilt_literal_under_way_is_not_empty_between_its_octets() -> None:
+    reader = FragmentReader(spill=Kept)
+    reader.feed(b"* 1 FETCH (BODY[] {3}\r\n")
+    assert not reader.empty
+    reader.feed(b"abc")
+    assert not reader.empty
+
+
+def test_nothing_is_taken_for_a_literal_beyond_the_limit() -> None:
+    asked: list[int] = []
+
+    def spill(size: int) -> Sink:
+        asked.append(size)
+        return Kept(size)
+
+    reader = FragmentReader(spill=spill, max_literal=10)
+    reader.feed(b"* X {6}\r\n123456")
+    with pytest.raises(ProtocolError, match="limit of 10"):
+        reader.feed(b" {5}\r\n")
+    assert asked == [6]
+
+
+def test_limit_and_spill_can_be_set_on_a_reader_at_work() -> None:
+    reader = FragmentReader()
+    reader.feed(b"* OK hi\r\n* 1 FETCH (BODY[] {3}\r\na")
+    reader.spill, reader.spill_above, reader.max_literal = Kept, 2, 7
+    [held, spilt] = reader.feed(b"bc)\r\n* 2 FETCH (BODY[] {3}\r\ndef)\r\n")
+    assert held == (b"* 1 FETCH (BODY[] ", b"abc", b")")
+    assert isinstance(spilt[1], Kept)
+    with pytest.raises(ProtocolError, match="limit of 7"):
+        reader.feed(b"* 3 FETCH (BODY[] {8}\r\n")
+
+
 @given(
     st.lists(st.one_of(st.sampled_from([b"* ", b"{3}", b"\r\n", b"\r", b"\n", b"{", b"}", b"~{1}\r\n"]), st.binary())),
     st.integers(1, 7),
+    st.integers(0, 4),
 )
-def test_any_octets_are_cut_or_refused_alike_in_any_chunks(parts: list[bytes], size: int) -> None:
+def test_any_octets_are_cut_or_refused_alike_in_any_chunks_spilt_or_not(
+    parts: list[bytes], size: int, above: int
+) -> None:
     data = b"".join(parts)
 
-    def outcome(pieces: list[bytes]) -> list[Fragments] | str:
-        reader = FragmentReader(max_line=200, max_literal=100)
+    def outcome(pieces: list[bytes], spill: Callable[[int], Sink] | None) -> list[Fragments] | str:
+        reader = FragmentReader(max_line=200, max_literal=100, spill=spill, spill_above=above)
         found: list[Fragments] = []
         try:
             for piece in pieces:
                 found += reader.feed(piece)
         except ProtocolError as error:
             return error.text
-        return found
+        return as_held(found)
 
-    assert outcome([data]) == outcome([data[at : at + size] for at in range(0, len(data), size)])
+    expected = outcome([data], None)
+    for spill in (None, Kept):
+        assert outcome([data[at : at + size] for at in range(0, len(data), size)], spill) == expected
+    assert outcome([data], Kept) == expected
 
 
 @pytest.mark.parametrize(

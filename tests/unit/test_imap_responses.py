@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -37,6 +38,7 @@ from aimport.imap.responses import (
     parse,
     uid_set,
 )
+from tests.large import Kept
 
 
 def read(data: bytes) -> Response:
@@ -191,6 +193,62 @@ def test_what_breaks_the_grammar_is_a_protocol_error(data: bytes) -> None:
         read(data)
 
 
+def spilt(data: bytes) -> Response:
+    """As `read`; no literal is held."""
+    [fragments] = FragmentReader(spill=Kept).feed(data + b"\r\n")
+    return parse(fragments)
+
+
+def test_a_body_may_be_a_sink_and_so_may_what_nobody_reads() -> None:
+    fetch = spilt(b"* 1 FETCH (UID 7 BODY[] {5}\r\nhello X-A {1}\r\na X-B ({2}\r\nbc) FLAGS (\\Seen))")
+    assert isinstance(fetch, Fetch)
+    assert isinstance(fetch.body, Kept)
+    assert fetch.body.whole() == b"hello"
+    assert (fetch.uid, fetch.has_body, fetch.flags) == (7, True, ("\\Seen",))
+    unknown = spilt(b"* XYZ {3}\r\nabc")
+    assert isinstance(unknown, Unknown)
+    assert isinstance(unknown.fragments[1], Kept)
+    assert unknown.fragments[1].whole() == b"abc"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"* 1 FETCH ({3}\r\nUID 3)",
+        b"* 1 FETCH (UID {1}\r\n3)",
+        b"* 1 FETCH (RFC822.SIZE {1}\r\n3)",
+        b"* 1 FETCH (FLAGS ({1}\r\na))",
+        b"* 1 FETCH (FLAGS {1}\r\na)",
+        b"* 1 FETCH (INTERNALDATE {26}\r\n17-Jul-1996 02:44:25 -0700)",
+        b"* 1 FETCH {8}\r\n(UID 3) ",
+        b'* LIST () "/" {1}\r\na',
+        b"* LIST () {1}\r\n/ a",
+        b"* LIST ({1}\r\na) NIL a",
+        b"* STATUS {1}\r\na (MESSAGES 1)",
+        b"* STATUS a (MESSAGES {1}\r\n1)",
+        b"* SEARCH {1}\r\n3",
+        b"* ESEARCH (TAG {1}\r\na) UID",
+        b"* ESEARCH MIN {1}\r\n3",
+        b'* NAMESPACE (({1}\r\na "/")) NIL NIL',
+        b'* NAMESPACE (("" {1}\r\n/)) NIL NIL',
+        b"* VANISHED {1}\r\n3",
+        b"* FLAGS ({1}\r\na)",
+        b"* CAPABILITY {1}\r\na",
+        b"* ID ({1}\r\na NIL)",
+        b"* QUOTA {1}\r\na (STORAGE 1 2)",
+    ],
+)
+def test_a_sink_is_no_string_number_or_list(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        spilt(data)
+
+
+def test_fragments_in_the_wrong_places_are_a_protocol_error() -> None:
+    for fragments in ((Kept(0),), (b"* 1 FETCH (X ", b"", Kept(0))):
+        with pytest.raises(ProtocolError, match="a literal stands"):
+            parse(fragments)
+
+
 def test_deep_nesting_is_refused_without_recursion() -> None:
     assert read(b"* 1 FETCH (X " + b"(" * 49 + b")" * 49 + b")") == Fetch(seq=1)
     with pytest.raises(ProtocolError, match="deeper than 50"):
@@ -218,12 +276,32 @@ TOKENS += [
 
 @given(st.one_of(st.binary(), st.lists(st.sampled_from(TOKENS)).map(b"".join)))
 def test_any_octets_give_a_value_or_a_protocol_error(data: bytes) -> None:
-    reader = FragmentReader(max_line=10_000, max_literal=10_000)
-    try:
-        for fragments in reader.feed(data + b"\r\n"):
-            parse(fragments)
-    except ProtocolError:
-        pass
+    """Spilt literals change no value; they are refused in more places."""
+
+    def values(reader: FragmentReader) -> tuple[list[Response], bool]:
+        found: list[Response] = []
+        try:
+            found.extend(map(as_held, map(parse, reader.feed(data + b"\r\n"))))
+        except ProtocolError:
+            return found, False
+        return found, True
+
+    held, whole = values(FragmentReader(max_line=10_000, max_literal=10_000))
+    spilt, also_whole = values(FragmentReader(max_line=10_000, max_literal=10_000, spill=Kept))
+    assert spilt == held if also_whole else spilt == held[: len(spilt)]
+    assert whole or not also_whole
+
+
+def as_held(response: Response) -> Response:
+    """Sinks as what they took."""
+    match response:
+        case Fetch(body=Kept() as sink):
+            return replace(response, body=sink.whole())
+        case Unknown(fragments=fragments):
+            return replace(
+                response, fragments=tuple(each.whole() if isinstance(each, Kept) else each for each in fragments)
+            )
+    return response
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -22,6 +23,7 @@ from aimport.model import Appended, Batch, Endpoint, Mailbox, Message, MessageKe
 from aimport.stores import Fsync
 from aimport.stores.maildir import MaildirDestination, disk
 from tests.contract.stores import batch, message, wanted
+from tests.large import Chunks
 from tests.mail import append_batch, tree
 
 INBOX = Mailbox(path=("INBOX",), separator=".")
@@ -607,3 +609,107 @@ async def test_no_descriptor_stays_open(tmp_path: Path) -> None:
         await append(tmp_path, batch(message(1, f"kw{number}"), number=number), fsync="batch")
         await append(tmp_path, batch(message(1), number=number), fsync="batch", mailbox=FOLDER)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Bodies that come in pieces
+
+
+@pytest.mark.parametrize("wire", [False, True])
+@pytest.mark.parametrize(
+    "body", [b"a\r\nb\r\n", b"a\r\nb\nc\r", b"a\r\r\nb\r\n", b"\r\r", b"x" * 1000, b"\n\r\n", b"\r\n\r\r\n"]
+)
+async def test_pieces_become_the_same_file_as_the_whole(tmp_path: Path, body: bytes, wire: bool) -> None:
+    """Name, octets, time and the count in `maildirsize`."""
+    for name in ("whole", *map(str, range(1, 4))):
+        await append(tmp_path / name)
+        (tmp_path / name / "maildirsize").write_text("1000S\n")
+        pieces = [] if name == "whole" else [body[at : at + int(name)] for at in range(0, len(body), int(name))]
+        sent = replace(message(1, "\\Seen"), body=Chunks(pieces) if pieces else body, wire=wire)
+        [outcome] = await append(tmp_path / name, batch(sent))
+        assert outcome == Appended(key=sent.key)
+        [file] = (tmp_path / name / "cur").iterdir()
+        [expected] = (tmp_path / "whole" / "cur").iterdir()
+        assert (file.name, file.read_bytes()) == (expected.name, expected.read_bytes())
+        assert file.stat().st_size == int(file.name.partition(",S=")[2].partition(",")[0])
+        assert file.stat().st_mtime == expected.stat().st_mtime
+        assert (tmp_path / name / "maildirsize").read_text() == f"1000S\n{file.stat().st_size} 1\n"
+        assert names(tmp_path / name / "tmp") == []
+
+
+@pytest.mark.parametrize("wire", [False, True])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EMFILE])
+async def test_trouble_at_the_source_rejects_the_message_and_is_not_taken_for_the_destinations(
+    tmp_path: Path, code: int, wire: bool
+) -> None:
+    bad = replace(message(1), body=Chunks([b"a", b"b"], failing=code), wire=wire)
+    prints = batch(message(0), message(1), message(2))
+    sent = replace(prints, messages=(message(0), bad, message(2)))
+    outcomes = await append(tmp_path, sent)
+    assert [type(outcome) for outcome in outcomes] == [Appended, Rejected, Appended]
+    assert outcomes[1] == Rejected(key=bad.key, code="unreadable", text=f"the source: {os.strerror(code)}")
+    assert len(names(tmp_path / "new")) == 2
+    assert names(tmp_path / "tmp") == []
+
+
+async def test_no_space_in_the_midst_of_a_body_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F9."""
+    real = os.write
+
+    def write(fd: int, data: bytes | memoryview) -> int:
+        if bytes(data) == b"third":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    sent = batch(message(0), replace(message(1), body=Chunks([b"first", b"second", b"third", b"fourth"])))
+    with pytest.raises(DestinationFull):
+        await append(tmp_path, sent)
+    assert names(tmp_path / "new") + names(tmp_path / "tmp") == []
+
+
+async def test_a_copy_that_is_cancelled_ends_with_its_piece_and_leaves_nothing(tmp_path: Path) -> None:
+    """A second SIGINT must not wait for a GiB."""
+    given: list[int] = []
+    begun, cancelled = threading.Event(), threading.Event()
+
+    class Endless(Chunks):
+        def pieces(self) -> Iterator[bytes]:
+            for number in range(1_000_000):
+                given.append(number)
+                yield b"x"
+                begun.set()
+                assert cancelled.wait(10)
+
+    sent = replace(batch(message(1)), messages=(replace(message(1), body=Endless([])),))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(append, tmp_path, sent)
+        await anyio.to_thread.run_sync(begun.wait, 10)
+        tasks.cancel_scope.cancel()
+        # The worker learns of it by asking the loop.
+        cancelled.set()
+    assert len(given) < 10
+    assert names(tmp_path / "new") + names(tmp_path / "tmp") == []
+
+
+async def test_a_large_body_does_not_take_the_turn_of_small_ones(tmp_path: Path) -> None:
+    """As many of them as there are turns, all waiting for their source: another batch goes through."""
+    waiting = threading.Barrier(max(2, os.cpu_count() or 2) + 1, timeout=10)
+    go_on = threading.Event()
+
+    class Slow(Chunks):
+        def pieces(self) -> Iterator[bytes]:
+            waiting.wait()
+            assert go_on.wait(10)
+            yield from super().pieces()
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(waiting.parties - 1):
+            slow = replace(message(number), body=Slow([b"a"]))
+            sent = replace(batch(message(number), number=number), messages=(slow,))
+            tasks.start_soon(append, tmp_path / str(number), sent)
+        await anyio.to_thread.run_sync(waiting.wait)
+        with anyio.fail_after(10):
+            await append(tmp_path / "small", batch(message(9)))
+        assert len(names(tmp_path / "small" / "new")) == 1
+        go_on.set()
+    assert len(names(tmp_path / "0" / "new")) == 1

@@ -7,13 +7,14 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
 
 from aimport.errors import AccessRefused, MailboxError, MailboxNotFound, SourceMissing, Unavailable
-from aimport.model import Endpoint, Mailbox, Message, MessageKey, Selection, Unreadable
+from aimport.model import STREAM_OCTETS, Endpoint, Mailbox, Message, MessageKey, Selection, Unreadable
+from aimport.spool import FileBody
 from aimport.stores.maildir import MaildirSource, disk
 from tests.mail import tree
 
@@ -446,3 +447,75 @@ async def test_no_descriptor_stays_open(tmp_path: Path) -> None:
         with pytest.raises(MailboxError):
             await read(tmp_path, Mailbox(path=("nope",), separator="."))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Large files
+
+
+def sparse(root: Path, name: str, octets: int) -> Path:
+    """A file of that size, all but its first line a hole."""
+    file = put(root, name)
+    os.truncate(file, octets)
+    return file
+
+
+def open_files(root: Path) -> set[str]:
+    """What this process has open below `root`, directories left out."""
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            target = os.readlink(link)
+            if target.startswith(f"{root}/") and not os.path.isdir(target):
+                found.add(os.path.basename(target))
+    return found
+
+
+async def test_a_file_above_the_threshold_stays_in_its_file(tmp_path: Path) -> None:
+    sparse(tmp_path, "cur/1.a:2,", STREAM_OCTETS)
+    file = sparse(tmp_path, "cur/2.b:2,FS", STREAM_OCTETS + 1)
+    whole, large = await read(tmp_path)
+    assert isinstance(whole, Message)
+    assert isinstance(large, Message)
+    assert isinstance(whole.body, bytes)
+    assert isinstance(large.body, FileBody)
+    assert large.key == "2.b"
+    assert large.flags == {"\\Flagged", "\\Seen"}
+    assert not large.wire
+    assert large.internal_date.timestamp() == file.stat().st_mtime // 1
+    assert len(large.body) == STREAM_OCTETS + 1
+    assert b"".join(large.body.pieces()) == file.read_bytes()
+    assert open_files(tmp_path) == {"2.b:2,FS"}
+    large.body.close()
+    assert open_files(tmp_path) == set()
+
+
+async def test_a_large_message_stands_alone_in_its_list_and_in_its_place(tmp_path: Path) -> None:
+    for name in "1 2 4 7 8 9".split():
+        put(tmp_path, f"cur/{name}.a:2,", name.encode())
+    for name in "3 5 6".split():
+        sparse(tmp_path, f"cur/{name}.a:2,", STREAM_OCTETS + int(name))
+    async with source(tmp_path).open() as session:
+        lists = session.messages(await session.select(INBOX), skip=())
+        found = [[str(each.key)[0] for each in several] async for several in lists]
+    assert found == [["1", "2"], ["3"], ["4"], ["5"], ["6"], ["7", "8", "9"]]
+
+
+async def test_a_large_message_that_nobody_takes_is_closed(tmp_path: Path) -> None:
+    """It was opened with the list before its own; then the reader was left."""
+    put(tmp_path, "cur/1.a:2,")
+    sparse(tmp_path, "cur/2.a:2,", STREAM_OCTETS + 1)
+    async with source(tmp_path).open() as session:
+        async with aclosing(session.messages(await session.select(INBOX), skip=())) as lists:
+            assert len(await anext(lists)) == 1
+            assert open_files(tmp_path) == {"2.a:2,"}
+        assert open_files(tmp_path) == set()
+
+
+async def test_a_large_file_renamed_or_removed_after_it_was_opened_is_read_as_it_was(tmp_path: Path) -> None:
+    file = sparse(tmp_path, "cur/1.a:2,", STREAM_OCTETS + 1)
+    [found] = await read(tmp_path)
+    assert isinstance(found, Message) and isinstance(found.body, FileBody)
+    file.rename(file.with_name("1.a:2,S"))
+    (tmp_path / "cur/1.a:2,S").unlink()
+    assert sum(map(len, found.body.pieces())) == STREAM_OCTETS + 1
+    found.body.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from aimport.model import Appended, Endpoint, Mailbox, Message, Position, Reject
 from aimport.octets import whole
 from aimport.stores.memory import Event, Failure, MemoryDestination, MemorySource, MemoryStore
 from tests.contract.stores import batch, message, wanted
+from tests.large import Chunks
 from tests.mail import RefusedTogether, append_batch
 
 INBOX = Mailbox(path=("INBOX",))
@@ -123,6 +125,16 @@ async def test_unreadable_messages_are_named() -> None:
         async with aclosing(session.messages(await session.select(INBOX), skip=())) as lists:
             [found] = [each async for each in lists]
     assert [type(each) for each in found] == [Message, Unreadable, Message]
+
+
+async def test_a_body_that_comes_in_pieces_is_held_whole_and_counts_whole() -> None:
+    store = MemoryStore(quota_octets=5)
+    async with made(store).open() as session:
+        sent = replace(message(1), body=Chunks([b"ab", b"cde"]))
+        assert [type(each) for each in await append_batch(session, INBOX, batch(sent))] == [Appended]
+        with pytest.raises(OverQuota):
+            await append_batch(session, INBOX, batch(replace(message(2), body=Chunks([b"x"]))))
+    assert bodies(store) == [b"abcde"]
 
 
 async def test_events_tell_what_happened_and_the_hook_comes_first() -> None:

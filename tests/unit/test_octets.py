@@ -1,10 +1,26 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import time
 
+import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from aimport.octets import fingerprint, local_form, wire_form
+from aimport.errors import MessageUnreadable, Scope
+from aimport.octets import (
+    fingerprint,
+    local_form,
+    local_pieces,
+    local_size,
+    measure,
+    pieces_of,
+    whole,
+    wire_form,
+    wire_pieces,
+)
+from tests.large import Chunks, chunked
 from tests.strategies import bodies
 
 
@@ -44,3 +60,53 @@ def test_line_ends_do_not_change_a_fingerprint(body: bytes) -> None:
     assert fingerprint(wire) == fingerprint(wire_form(local_form(wire)))
     assert fingerprint(wire).size == len(wire)
     assert fingerprint(wire).digest == hashlib.sha256(wire).digest()
+
+
+@given(chunked())
+def test_pieces_give_the_same_as_the_whole_however_it_is_cut(cut: tuple[bytes, list[bytes]]) -> None:
+    body, pieces = cut
+    assert b"".join(wire_pieces(pieces)) == wire_form(body)
+    assert measure(pieces) == fingerprint(wire_form(body))
+    assert whole(Chunks(pieces)) == b"".join(pieces_of(body)) == body
+
+
+@given(chunked(), st.booleans())
+def test_pieces_are_stored_locally_as_the_whole_is(cut: tuple[bytes, list[bytes]], wire: bool) -> None:
+    body, pieces = cut
+    if wire:
+        body, pieces = wire_form(body), list(wire_pieces(pieces))
+    size, crcrlf = local_size(pieces)
+    assert size == len(local_form(body))
+    assert crcrlf == (b"\r\r\n" in body)
+    assert b"".join(local_pieces(pieces, crcrlf=crcrlf)) == local_form(body)
+
+
+@pytest.mark.parametrize("body", [b"a\r\n" * 3, b"\r\r\r\n\r\n\n\r", b"x\r\r\nx\r\n", b"\r\r", b"\n\n"])
+def test_every_cut_gives_the_same(body: bytes) -> None:
+    for size in range(1, len(body) + 1):
+        for first in range(size):
+            pieces = [body[:first], *(body[at : at + size] for at in range(first, len(body), size))]
+            local, crcrlf = local_size(pieces)
+            assert b"".join(wire_pieces(pieces)) == wire_form(body)
+            assert b"".join(local_pieces(pieces, crcrlf=crcrlf)) == local_form(body)
+            assert local == len(local_form(body))
+
+
+@pytest.mark.parametrize("line", [b"\r", b"\n", b"\r\n", b"\r\r\n", b"x"])
+@pytest.mark.parametrize("size", [7, 2048])
+def test_pieces_never_grow_and_time_is_linear(line: bytes, size: int) -> None:
+    body = (line * size)[:size]
+    began = time.process_time()
+    assert all(len(piece) <= 2 * (size + 1) for piece in wire_pieces(body for _ in range(10_000)))
+    local_size(body for _ in range(10_000))
+    assert time.process_time() - began < 10
+
+
+def test_what_cannot_be_read_is_said_to_be_so_with_its_name() -> None:
+    pieces = pieces_of(Chunks([b"a", b"b"], failing=errno.EIO))
+    assert next(pieces) == b"a"
+    with pytest.raises(MessageUnreadable, match="the source: Input/output error") as caught:
+        next(pieces)
+    assert (caught.value.code, caught.value.scope) == ("unreadable", Scope.MESSAGE)
+    with pytest.raises(MessageUnreadable):
+        whole(Chunks([b"a"], failing=errno.EIO))
