@@ -94,7 +94,8 @@ def is_cut_by_courier(body: bytes) -> bool:
     """Whether BODY[] and RFC822.SIZE end with the part at which Courier stopped parsing; RFC822 is whole."""
     if body.count(b"\n--") < COURIER_PARTS:
         return False  # each part has its line
-    return sum(1 for _ in email.message_from_bytes(body).walk()) > COURIER_PARTS
+    parsed = email.message_from_bytes(body)
+    return "MIME-Version" in parsed and sum(1 for _ in parsed.walk()) > COURIER_PARTS
 
 
 def _named(*changes: tuple[str, bool]) -> str:
