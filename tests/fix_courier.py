@@ -1,11 +1,12 @@
 """A real Courier imapd, on a pipe or behind a listener of ours, private to the test run.
 
     client ──▶ Listener: greeting, CAPABILITY, LOGIN ──the socket──▶ courier's imapd, as USER
+    client ──TLS──▶ couriertls ──▶ Listener ──▶ imapd, after STARTTLS or from the first octet
 
 Courier's own login program asks an authdaemon whose socket is compiled in below /run, where
 a test has no business. The listener does that program's part the way it does: it answers
 LOGIN itself, then gives socket, user and tag to imapd and is out of the way. Everything
-after the login, and the INBOX prefix that everything has, is Courier's. No TLS.
+after the login, the TLS, and the INBOX prefix that everything has, is Courier's.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import trustme
 
 from tests import servers
 from tests.processes import Owner, server_folder, server_owner, stop, tail
 
-# As in the package's own configuration; STARTTLS is what the listener lacks.
+# As in the package's own configuration.
 CAPABILITY: Final = "IMAP4rev1 UIDPLUS CHILDREN NAMESPACE THREAD=ORDEREDSUBJECT THREAD=REFERENCES SORT QUOTA IDLE"
 LONGEST_LINE: Final = 8192
 ARGUMENT: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"|\{(\d+)(\+?)\}\r\n|([^ "{]+)')
@@ -38,7 +40,9 @@ class Courier:
     """A running Courier: where it listens, who may log in, where it keeps mail."""
 
     host: str
-    port: int  # plain only
+    port: int  # plain, offers STARTTLS
+    tls_port: int  # TLS from the first octet
+    ca_file: Path
     password: str = field(repr=False)
     mail_root: Path
     owner: Owner
@@ -47,6 +51,7 @@ class Courier:
     program: Path = field(repr=False)
     env: Mapping[str, str] = field(repr=False)
     sessions: list[subprocess.Popen[bytes]] = field(repr=False, default_factory=list)
+    relays: list[subprocess.Popen[bytes]] = field(repr=False, default_factory=list)  # couriertls, one a TLS client
 
     def home(self, user: str) -> Path:
         """A user's home, which need not exist."""
@@ -89,8 +94,9 @@ class Courier:
 class Listener:
     """Accepts clients until they have logged in; a thread for each, since a test has few."""
 
-    def __init__(self, server: Courier, listening: socket.socket, max_per_ip: int) -> None:
+    def __init__(self, server: Courier, listening: socket.socket, max_per_ip: int, *, tls: bool = False) -> None:
         self._server = server
+        self._tls = tls
         self._listening = listening
         self._max_per_ip = max_per_ip
         self._waiting: set[socket.socket] = set()
@@ -106,10 +112,10 @@ class Listener:
         for client in list(self._waiting):
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
-        for session in self._server.sessions:
-            if session.poll() is None:
-                stop(session.pid)
-            session.wait()
+        for process in (*self._server.sessions, *self._server.relays):
+            if process.poll() is None:
+                stop(process.pid)
+            process.wait()
 
     def _accept(self) -> None:
         while True:
@@ -126,12 +132,43 @@ class Listener:
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError, ValueError):
             try:
-                self._log_in(client)
+                if self._tls:
+                    with self._behind_tls(client) as plain:
+                        self._greet(plain, CAPABILITY)
+                        self._log_in(plain, CAPABILITY)
+                else:
+                    self._greet(client, f"{CAPABILITY} STARTTLS")
+                    self._log_in(client, f"{CAPABILITY} STARTTLS")
             finally:
                 self._waiting.discard(client)
 
-    def _log_in(self, client: socket.socket) -> None:
-        client.sendall(f"* OK [CAPABILITY {CAPABILITY}] Courier-IMAP ready.\r\n".encode())
+    def _greet(self, client: socket.socket, capability: str) -> None:
+        client.sendall(f"* OK [CAPABILITY {capability}] Courier-IMAP ready.\r\n".encode())
+
+    def _behind_tls(self, client: socket.socket) -> socket.socket:
+        """The plain side of a couriertls that has the client's socket, as courier's own login program makes it."""
+        server = self._server
+        ours, theirs = socket.socketpair()
+        drop = os.geteuid() == 0
+        with theirs, server.log.open("ab") as log:
+            relay = subprocess.Popen(
+                [
+                    *(str(server.program.with_name("couriertls")), "-server"),
+                    *(f"-localfd={theirs.fileno()}", f"-remotefd={client.fileno()}"),
+                ],
+                env=dict(server.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(), client.fileno()),
+                user=server.owner.uid if drop else None,
+                group=server.owner.gid if drop else None,
+                extra_groups=[] if drop else None,
+            )
+        server.relays.append(relay)
+        return ours
+
+    def _log_in(self, client: socket.socket, capability: str) -> None:
         while True:
             words = _read_command(client)
             tag, verb = words[0].decode("ascii"), words[1].upper() if len(words) > 1 else b""
@@ -139,8 +176,13 @@ class Listener:
                 client.sendall(f"* BYE Courier-IMAP server shutting down\r\n{tag} OK LOGOUT completed\r\n".encode())
                 return
             if verb in (b"CAPABILITY", b"NOOP"):
-                listed = f"* CAPABILITY {CAPABILITY}\r\n" if verb == b"CAPABILITY" else ""
+                listed = f"* CAPABILITY {capability}\r\n" if verb == b"CAPABILITY" else ""
                 client.sendall(f"{listed}{tag} OK {verb.decode()} completed\r\n".encode())
+            elif verb == b"STARTTLS" and "STARTTLS" in capability:
+                client.sendall(f"{tag} OK Begin SSL/TLS negotiation now.\r\n".encode())
+                with self._behind_tls(client) as plain:
+                    self._log_in(plain, CAPABILITY)
+                return
             elif verb == b"LOGIN" and len(words) == 4:
                 user = words[2].decode()
                 if words[3].decode() != self._server.password or "/" in user or user.startswith("."):
@@ -245,6 +287,13 @@ def run_courier(
         mail_root.mkdir(parents=True, exist_ok=True)
         owner.own(mail_root)
         log = folder / "courier.log"
+        authority = trustme.CA()
+        ca_file = folder / "ca.pem"
+        authority.cert_pem.write_to_path(str(ca_file))
+        certificate = folder / "server.pem"
+        authority.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+        certificate.chmod(0o600)
+        os.chown(certificate, owner.uid, owner.gid)
         monitor = f"aimport-{uuid.uuid4().hex}"
         env = {
             **unpacked.environment(root),
@@ -259,12 +308,16 @@ def run_courier(
             "IMAP_MAILBOX_SANITY_CHECK": "0",
             "IMAP_EMPTYTRASH": "",
             "IMAP_IDLE_TIMEOUT": "60",
+            "TLS_CERTFILE": str(certificate),
+            "TLS_VERIFYPEER": "NONE",
             **(settings or {}),
         }
-        listening = socket.create_server(("127.0.0.1", 0))
+        listening, tls_listening = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
         server = Courier(
             host="127.0.0.1",
             port=listening.getsockname()[1],
+            tls_port=tls_listening.getsockname()[1],
+            ca_file=ca_file,
             password=password,
             mail_root=mail_root,
             owner=owner,
@@ -273,14 +326,15 @@ def run_courier(
             program=root / "usr/bin/imapd",
             env=env,
         )
-        listener = Listener(server, listening, max_per_ip)
+        listeners = [Listener(server, listening, max_per_ip), Listener(server, tls_listening, max_per_ip, tls=True)]
         try:
             yield server
         except BaseException as failure:
             failure.add_note(tail([log]))
             raise
         finally:
-            listener.close()
+            for listener in listeners:
+                listener.close()
             _stop_monitor(monitor)
 
 

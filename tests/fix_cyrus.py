@@ -48,6 +48,7 @@ admins: {admin}
 allowplaintext: yes
 sasl_pwcheck_method: alwaystrue
 sasl_mech_list: PLAIN LOGIN
+failedloginpause: 0
 virtdomains: userid
 defaultdomain: localhost.localdomain
 unixhierarchysep: {slash}

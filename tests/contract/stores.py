@@ -1,7 +1,9 @@
 """One account of every kind of store, filled and looked into without the code under test.
 
 A new store is one class here and one parameter of `account`; `test_sources` and
-`test_destinations` then say whether it keeps the contract of `aimport.interfaces`.
+`test_destinations` then say whether it keeps the contract of `aimport.interfaces`. Where a
+server by design refuses or changes what it is given, its account says so (`refusal`, `held`,
+`seen_as`): the contract is then that this happens to that message and to no other.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import hashlib
 import imaplib
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -20,17 +24,21 @@ from typing import Final, NamedTuple, Protocol
 import pytest
 
 from aimport.interfaces import Destination, Source
-from aimport.model import STREAM_OCTETS, Batch, Endpoint, Mailbox, Message, MessageKey, Secret, Wanted
+from aimport.model import STREAM_OCTETS, Batch, Endpoint, Mailbox, Message, MessageKey, Secret, Security, Wanted
 from aimport.names import encode_utf7
 from aimport.octets import fingerprint, whole, wire_form
 from aimport.stores.imap import ImapDestination, ImapSource
 from aimport.stores.maildir import MaildirDestination, MaildirSource
 from aimport.stores.memory import MemoryDestination, MemorySource, MemoryStore
+from tests import kept
+from tests.fix_courier import Courier
+from tests.fix_cyrus import Cyrus
 from tests.fix_dovecot import Dovecot
 from tests.mail import LETTERS, tree
 
 Path_ = tuple[str, ...]
 INBOX: Final[Path_] = ("INBOX",)
+IMAP: Final = ("dovecot", "cyrus", "courier")
 LETTER_OF: Final = {flag: letter for letter, flag in LETTERS.items()}
 
 
@@ -93,6 +101,18 @@ class Account(Protocol):
         """The mailbox as this store names it."""
         ...
 
+    def refusal(self, message: Message) -> str:
+        """The words with which this store refuses the message; empty when it takes it."""
+        ...
+
+    def held(self, message: Message) -> Held:
+        """What is seen of a message that this store has taken."""
+        ...
+
+    def seen_as(self, path: Path_) -> Path_:
+        """The path under which a source lists the mailbox that was made as `path`."""
+        ...
+
     def put(self, path: Path_, messages: Sequence[Message]) -> None:
         """Make the mailbox and store messages, behind the back of any session."""
         ...
@@ -131,6 +151,15 @@ class MemoryAccount:
 
     def mailbox(self, path: Path_) -> Mailbox:
         return Mailbox(path=path, separator=self.store.separator)
+
+    def refusal(self, message: Message) -> str:
+        return ""
+
+    def held(self, message: Message) -> Held:
+        return held(message)
+
+    def seen_as(self, path: Path_) -> Path_:
+        return path
 
     def put(self, path: Path_, messages: Sequence[Message]) -> None:
         mailbox = self.store.mailbox("bob", path)
@@ -174,6 +203,15 @@ class MaildirAccount:
 
     def mailbox(self, path: Path_) -> Mailbox:
         return Mailbox(path=path, separator=".")
+
+    def refusal(self, message: Message) -> str:
+        return ""
+
+    def held(self, message: Message) -> Held:
+        return held(message)
+
+    def seen_as(self, path: Path_) -> Path_:
+        return path
 
     def folder(self, path: Path_) -> Path:
         return self.root if path == INBOX else self.root / ("." + ".".join(map(encode_utf7, path)))
@@ -221,60 +259,106 @@ class MaildirAccount:
         return tree(self.root)
 
 
-class ImapAccount:
-    """An account of a real Dovecot, seen by Python's own imaplib."""
+Server = Dovecot | Cyrus | Courier
 
-    def __init__(self, server: Dovecot, user: str) -> None:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What is a server's own: how it names mailboxes, what it makes of octets."""
+
+    prefix: str = ""
+    separator: str = "/"
+    keeps: kept.Keeper
+
+
+HABITS: Final = {
+    Dovecot: Habits(keeps=kept.by_dovecot),
+    Cyrus: Habits(keeps=kept.by_cyrus),
+    Courier: Habits(prefix="INBOX.", separator=".", keeps=kept.by_courier),
+}
+
+
+class ImapAccount:
+    """An account of a real server, seen by Python's own imaplib. On Cyrus an admin acts for the user."""
+
+    def __init__(self, server: Server, user: str, security: Security = "none") -> None:
         self._server = server
         self._user = user
+        self._security = security
+        self._habits = HABITS[type(server)]
+        if not isinstance(server, Dovecot):
+            server.create_user(user)
 
-    def _endpoint(self, password: str) -> Endpoint:
+    def _endpoint(self) -> Endpoint:
         return Endpoint(
             scheme="imap",
             host=self._server.host,
-            port=self._server.tls_port,
+            port=self._server.tls_port if self._security == "tls" else self._server.port,
+            security=self._security,
             user=self._user,
-            secret=Secret(kind="literal", text=password),
+            login=self._server.admin if isinstance(self._server, Cyrus) else "",
+            secret=Secret(kind="literal", text=self._server.password),
             tls_ca=str(self._server.ca_file),
         )
 
     def source(self) -> Source:
-        return ImapSource(self._endpoint(self._server.password))
+        return ImapSource(self._endpoint())
 
     def destination(self) -> Destination:
-        return ImapDestination(self._endpoint(self._server.password))
+        return ImapDestination(self._endpoint())
 
     def missing(self) -> Source:
-        return ImapSource(self._endpoint("wrong"))
+        wrong = replace(self._endpoint(), secret=Secret(kind="literal", text="wrong"))
+        if isinstance(self._server, Cyrus):  # which takes any password, but not from everyone for everyone
+            wrong = replace(wrong, login="no-admin")
+        return ImapSource(wrong)
 
     def mailbox(self, path: Path_) -> Mailbox:
-        return Mailbox(path=path, separator="/")
+        return Mailbox(path=path, separator=self._habits.separator)
+
+    def refusal(self, message: Message) -> str:
+        return self._habits.keeps(whole(message.body)).refusal
+
+    def held(self, message: Message) -> Held:
+        served = self._habits.keeps(whole(message.body)).served
+        assert served is not None, "it is refused"
+        return held(replace(message, body=served))
+
+    def seen_as(self, path: Path_) -> Path_:
+        return path[1:] if self._habits.prefix and len(path) > 1 and path[:1] == INBOX else path
+
+    def _name(self, path: Path_) -> str:
+        path = self.seen_as(path)
+        name = self._habits.separator.join(map(encode_utf7, path))
+        return '"' + (name if path == INBOX else self._habits.prefix + name) + '"'
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[imaplib.IMAP4]:
         with imaplib.IMAP4(self._server.host, self._server.port, timeout=30) as client:
+            # A literal and the line after it are two packets; the second would wait 40 ms for the server.
+            client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.login(self._user, self._server.password)
             yield client
 
     def put(self, path: Path_, messages: Sequence[Message]) -> None:
         with self._client() as client:
-            client.create(_quoted(path))
+            client.create(self._name(path))
             for each in messages:
                 flags = " ".join(sorted(each.flags))
                 date = imaplib.Time2Internaldate(each.internal_date)
-                ok, text = client.append(_quoted(path), f"({flags})", date, wire_form(whole(each.body)))
+                ok, text = client.append(self._name(path), f"({flags})", date, wire_form(whole(each.body)))
                 assert ok == "OK", text
 
     def remove(self, path: Path_, index: int) -> None:
         with self._client() as client:
-            client.select(_quoted(path))
+            client.select(self._name(path))
             client.store(str(index + 1), "+FLAGS", "\\Deleted")
             client.expunge()
 
     def look(self, path: Path_) -> list[Held]:
         found = []
         with self._client() as client:
-            ok, count = client.select(_quoted(path), readonly=True)
+            ok, count = client.select(self._name(path), readonly=True)
             if ok != "OK" or not int(count[0] or 0):
                 return []
             for item in client.fetch("1:*", "(FLAGS INTERNALDATE BODY.PEEK[])")[1]:
@@ -287,21 +371,33 @@ class ImapAccount:
         return found
 
     def state(self) -> object:
+        """Mailboxes, their counts (RECENT and UNSEEN too) and what the INBOX holds."""
         with self._client() as client:
-            names = client.list()[1]
-        return sorted(map(str, names)), self.look(INBOX)
+            names = [_listed_name(line) for line in client.list()[1] if isinstance(line, bytes)]
+            counts = {name: client.status(name, "(MESSAGES RECENT UNSEEN UIDNEXT UIDVALIDITY)") for name in names}
+        return counts, self.look(INBOX)
 
 
-def _quoted(path: Path_) -> str:
-    return '"' + "/".join(map(encode_utf7, path)) + '"'
+def _listed_name(line: bytes) -> str:
+    """The name at the end of a LIST response, as it was sent."""
+    match = re.search(r' ("(?:[^"\\\\]|\\\\.)*"|[^ ]+)\Z', line.decode())
+    assert match is not None, line
+    return match[1]
 
 
-@pytest.fixture(params=["memory", "maildir", pytest.param("imap", marks=pytest.mark.dovecot)])
+def imap_account(request: pytest.FixtureRequest, name: str, user: str, security: Security = "none") -> ImapAccount:
+    """An account of the server whose fixture has that name."""
+    server: Server = request.getfixturevalue(name)
+    return ImapAccount(server, user, security)
+
+
+@pytest.fixture(params=["memory", "maildir", *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP)])
 def account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
-    """An empty account of each store."""
-    if request.param == "memory":
-        return MemoryAccount()
-    if request.param == "maildir":
-        return MaildirAccount(tmp_path / "Maildir")
-    server: Dovecot = request.getfixturevalue("dovecot")
-    return ImapAccount(server, unique_user)
+    """An empty account of each store; IMAP in the clear (`test_imap_links` has the others)."""
+    match request.param:
+        case "memory":
+            return MemoryAccount()
+        case "maildir":
+            return MaildirAccount(tmp_path / "Maildir")
+        case name:
+            return imap_account(request, name, unique_user)

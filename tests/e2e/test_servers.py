@@ -165,6 +165,19 @@ def test_courier_keeps_a_message(courier: Courier, unique_user: str) -> None:
         assert session.create("INBOX.Archive")[0] == "OK"
 
 
+def test_courier_keeps_a_message_sent_after_starttls(courier: Courier, unique_user: str) -> None:
+    with imaplib.IMAP4("localhost", courier.port) as session:
+        session.starttls(trusting(courier.ca_file))
+        session.login(unique_user, courier.password)
+        append_and_fetch(session)
+
+
+def test_courier_keeps_a_message_sent_over_tls(courier: Courier, unique_user: str) -> None:
+    with imaplib.IMAP4_SSL("localhost", courier.tls_port, ssl_context=trusting(courier.ca_file)) as session:
+        session.login(unique_user, courier.password)
+        append_and_fetch(session)
+
+
 def test_courier_refuses_a_wrong_password(courier: Courier, unique_user: str) -> None:
     with (
         imaplib.IMAP4(courier.host, courier.port) as session,
