@@ -44,6 +44,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import anyio.to_thread
 import msgspec
 
 from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
@@ -57,6 +58,7 @@ from aimport.model import (
     Outcome,
     Position,
     Rejected,
+    Repaired,
     Uid,
 )
 from aimport.results import UserResult
@@ -85,6 +87,8 @@ NO_UID, REFUSED, ABSENT = 0, -1, -2
 
 DATABASE: Final = "journal.sqlite"
 REJECTS: Final = "rejects.jsonl"
+REPAIRS: Final = "repairs.jsonl"
+ESCROW: Final = "escrow"
 INFO: Final = "run.json"
 LOCK: Final = "lock"
 MARK: Final = "mark"
@@ -192,6 +196,8 @@ class LaneLog:
         self.rejected: dict[str, Rejected] = {}
         self.dropped: dict[str, tuple[str, ...]] = {}
         """Flags that the destination could not hold, of committed messages."""
+        self.repaired: set[str] = set()
+        """Committed keys of which other octets than the source's were stored."""
         self.doubtful: set[str] = set()
         """Keys sent again although they may be stored: what of it is committed may be there twice."""
         self._open: dict[int, OpenBatch] = {}
@@ -251,7 +257,12 @@ class LaneLog:
             raise ValueError("outcomes do not stand beside messages")
         ended = [None if isinstance(outcome, NotStored) else outcome for outcome in outcomes]
         lines = self._reject_lines(zip(opened.fingerprints, ended, strict=True))
-        self._journal._queue_row(OUTCOME, self._user, self._id, batch.number, _pack_outcomes(ended), lines)
+        repairs = [
+            _repair_line(self._name, self.source, outcome, outcome.repaired, fingerprint)
+            for fingerprint, outcome in zip(opened.fingerprints, ended, strict=True)
+            if isinstance(outcome, Appended) and outcome.repaired is not None
+        ]
+        self._journal._queue_row(OUTCOME, self._user, self._id, batch.number, _pack_outcomes(ended), lines, repairs)
         self._close(batch.number, ended, ())
 
     async def settle(self, number: int, found: Mapping[int, Uid | None], *, doubtful: Collection[int] = ()) -> None:
@@ -271,6 +282,12 @@ class LaneLog:
         blob = _json([[item.key, item.code, item.text[:TEXT_LIMIT]] for item in rejections])
         self._journal._queue_row(REJECT, self._user, self._id, 0, blob, lines)
         self._add_rejected(rejections)
+
+    async def escrow(self, original: Fingerprint, body: bytes) -> None:
+        """Keeps the octets of a message that will be changed; durable when it returns. A run in memory keeps none."""
+        directory = self._journal.directory
+        if directory is not None:
+            await anyio.to_thread.run_sync(_keep, directory / ESCROW, f"{original.digest.hex()}.eml", body)
 
     async def move(self, position: Position) -> None:
         """The destination mailbox changed its UIDVALIDITY: UIDs known so far mean nothing now. Durable."""
@@ -330,6 +347,8 @@ class LaneLog:
                 self.committed.add(outcome.key, size)
                 if outcome.dropped:
                     self.dropped[outcome.key] = outcome.dropped
+                if outcome.repaired is not None:
+                    self.repaired.add(outcome.key)
                 if self.rejected.pop(outcome.key, None) is not None:
                     self._journal._stale_rejects = True
             elif outcome is not None:
@@ -527,7 +546,7 @@ class Journal:
             elif self._failure is None:
                 with _translated(self._path):
                     if self._stale_rejects:
-                        _rewrite_rejects(self.directory, _scan(self._db, self._path).rejects)
+                        _rewrite_lines(self.directory / REJECTS, _scan(self._db, self._path).rejects)
                     self._write_info(finished=finished)
         finally:
             self._closed = True
@@ -642,9 +661,18 @@ class Journal:
         seq = self._next_seq()
         await self._ask(lambda db: _insert(db, seq, kind, user, lane, number, data), mark=seq)
 
-    def _queue_row(self, kind: int, user: int, lane: int, number: int, data: bytes, lines: Sequence[bytes] = ()) -> int:
+    def _queue_row(
+        self,
+        kind: int,
+        user: int,
+        lane: int,
+        number: int,
+        data: bytes,
+        lines: Sequence[bytes] = (),
+        repairs: Sequence[bytes] = (),
+    ) -> int:
         seq = self._next_seq()
-        self._queue.put(_Op(lambda db: _insert(db, seq, kind, user, lane, number, data), None, lines))
+        self._queue.put(_Op(lambda db: _insert(db, seq, kind, user, lane, number, data), None, lines, repairs))
         return seq
 
     def _rows_of(self, user: int, lane: int | None = None) -> Sequence[_Row]:
@@ -717,8 +745,7 @@ class Journal:
                         answers.append(error)
                 self._db.execute("COMMIT")
                 if self.directory is not None:
-                    lines = [line for op in ops for line in op.lines]
-                    self._committed(self.directory, max((op.mark for op in ops), default=0), lines)
+                    self._committed(self.directory, max((op.mark for op in ops), default=0), ops)
             except Exception as error:  # whatever it was, nobody may wait for ever
                 self._failure = _failure(error, self._path)
                 with suppress(sqlite3.Error):
@@ -728,8 +755,8 @@ class Journal:
             return [_copy(self._failure) for _ in ops]
         return answers
 
-    def _committed(self, directory: Path, mark: int, rejects: Sequence[bytes]) -> None:
-        """After each commit: is the file still there? Then the mark, and what was rejected."""
+    def _committed(self, directory: Path, mark: int, ops: Sequence[_Op]) -> None:
+        """After each commit: is the file still there? Then the mark, what was rejected and what was repaired."""
         for name in (DATABASE, DATABASE + "-wal"):
             try:
                 inode = os.stat(directory / name).st_ino
@@ -739,9 +766,13 @@ class Journal:
                 raise JournalError(f"{directory / name} was deleted or replaced while the run was writing it")
         if mark:
             os.pwrite(self._mark, _mark(mark), 0)
-        lines = b"".join(rejects)
-        while lines:
-            lines = lines[os.write(self._rejects, lines) :]
+        _write_all(self._rejects, b"".join(line for op in ops for line in op.lines))
+        if repairs := b"".join(line for op in ops for line in op.repairs):
+            handle = _open_file(directory / REPAIRS, os.O_APPEND)
+            try:
+                _write_all(handle, repairs)
+            finally:
+                os.close(handle)
 
     # --- checks
 
@@ -764,7 +795,8 @@ class Journal:
         self.lost = found.lost + lost
         if lost:
             _replace_file(self.directory / MARK, _mark(self._seq))
-        _rewrite_rejects(self.directory, found.rejects)
+        _rewrite_lines(self.directory / REJECTS, found.rejects)
+        _rewrite_lines(self.directory / REPAIRS, found.repairs)
 
     def _check_claims(self, names: Sequence[str] | None = None) -> None:
         """No live other run may have one of `names` (None: of all our claims), which are claimed already.
@@ -806,11 +838,12 @@ def runs(root: Path) -> Sequence[RunInfo]:
 
 @dataclass(frozen=True, slots=True)
 class _Op:
-    """What a task asks of the writer thread; `lines` go to `rejects.jsonl` once it is durable."""
+    """What a task asks of the writer thread; `lines` and `repairs` go to their files once it is durable."""
 
     work: Work[Any]
     waiter: asyncio.Future[Any] | concurrent.futures.Future[Any] | None
     lines: Sequence[bytes] = ()
+    repairs: Sequence[bytes] = ()
     mark: int = 0
     """Number of a record whose loss would do harm: to forget an outcome only costs a reconcile."""
 
@@ -832,6 +865,7 @@ class _Scan:
     created_us: int = 0
     lost: int = 0
     rejects: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    repairs: dict[tuple[int, str], bytes] = field(default_factory=dict)
 
 
 _IntentBlob = tuple[int, bytes, bytes]  # created_us, packed columns, digests
@@ -894,8 +928,9 @@ def _pack_uids(
     rejects: Sequence[tuple[int, str, str]] = (),
     dropped: Sequence[tuple[int, Sequence[str]]] = (),
     doubtful: Sequence[int] = (),
+    repaired: Sequence[tuple[int, Sequence[str], int, str, str]] = (),
 ) -> bytes:
-    rest = _json([rejects, dropped, doubtful]) if rejects or dropped or doubtful else b""
+    rest = _json([rejects, dropped, doubtful, repaired]) if rejects or dropped or doubtful or repaired else b""
     return _packed((uids[:1] if len(set(uids)) == 1 else uids, rest))
 
 
@@ -907,16 +942,34 @@ def _pack_outcomes(outcomes: Sequence[Appended | Rejected | None]) -> bytes:
         ],
         [(i, one.code, one.text[:TEXT_LIMIT]) for i, one in enumerate(outcomes) if isinstance(one, Rejected)],
         [(i, one.dropped) for i, one in enumerate(outcomes) if isinstance(one, Appended) and one.dropped],
+        repaired=[
+            (i, one.repaired.steps, one.repaired.original.size, one.repaired.original.digest.hex(), one.repaired.reason)
+            for i, one in enumerate(outcomes)
+            if isinstance(one, Appended) and one.repaired is not None
+        ],
     )
 
 
 def _unpack_outcomes(keys: Sequence[MessageKey], data: bytes) -> tuple[list[Appended | Rejected | None], Sequence[int]]:
     """One outcome per message, None where it was not stored, and the indexes that are doubtful."""
     uids, rest = _read_outcome(data)
-    rejects, dropped, doubtful = json.loads(rest) if rest else ((), (), ())
+    rejects, dropped, doubtful, repaired = (*json.loads(rest), ())[:4] if rest else ((), (), (), ())
     flags = {index: tuple(names) for index, names in dropped}
+    repairs = {
+        index: Repaired(
+            steps=tuple(steps), original=Fingerprint(size=size, digest=bytes.fromhex(digest)), reason=reason
+        )
+        for index, steps, size, digest, reason in repaired
+    }
     outcomes: list[Appended | Rejected | None] = [
-        Appended(key=key, uid=Uid(uid) if uid > 0 else None, dropped=flags.get(index, ())) if uid >= NO_UID else None
+        Appended(
+            key=key,
+            uid=Uid(uid) if uid > 0 else None,
+            dropped=flags.get(index, ()),
+            repaired=repairs.get(index),
+        )
+        if uid >= NO_UID
+        else None
         for index, (key, uid) in enumerate(zip(keys, uids if len(uids) == len(keys) else uids * len(keys), strict=True))
     ]
     for index, code, text in rejects:
@@ -948,6 +1001,20 @@ def _reject_line(user: str, mailbox: str, rejection: Rejected, size: int | None)
         "code": rejection.code,
         "text": rejection.text[:TEXT_LIMIT],
         "size": size,
+    }
+    return json.dumps(line).encode("ascii") + b"\n"
+
+
+def _repair_line(user: str, mailbox: str, outcome: Appended, repaired: Repaired, sent: Fingerprint) -> bytes:
+    line = {
+        "user": user,
+        "mailbox": mailbox,
+        "key": outcome.key,
+        "steps": repaired.steps,
+        "reason": repaired.reason,
+        "original": {"size": repaired.original.size, "sha256": repaired.original.digest.hex()},
+        "stored": {"size": sent.size, "sha256": sent.digest.hex()},
+        "escrow": f"{ESCROW}/{repaired.original.digest.hex()}.eml",
     }
     return json.dumps(line).encode("ascii") + b"\n"
 
@@ -1125,15 +1192,22 @@ def _scan(db: sqlite3.Connection, path: Path) -> _Scan:
             elif lane in refusing or _read_outcome(data)[1]:
                 keys, sizes = _unpack_keys(intent)
                 ended = list(zip(sizes, _unpack_outcomes(keys, data)[0], strict=True))
-            for size, outcome in ended:
+            for index, (size, outcome) in enumerate(ended):
+                if outcome is None:
+                    continue
+                scan.rejects.pop((lane, outcome.key), None)
+                repaired = outcome.repaired if isinstance(outcome, Appended) else None
+                if repaired is None and isinstance(outcome, Appended):
+                    continue
+                if user not in names:
+                    names[user] = db.execute("SELECT name FROM users WHERE id=?", (user,)).fetchone()[0]
+                about = _text(names[user]), _lane_name(db, lane, lanes)
                 if isinstance(outcome, Rejected):
                     refusing.add(lane)
-                    if user not in names:
-                        names[user] = db.execute("SELECT name FROM users WHERE id=?", (user,)).fetchone()[0]
-                    line = _reject_line(_text(names[user]), _lane_name(db, lane, lanes), outcome, size)
-                    scan.rejects[lane, outcome.key] = line
-                elif outcome is not None:
-                    scan.rejects.pop((lane, outcome.key), None)
+                    scan.rejects[lane, outcome.key] = _reject_line(*about, outcome, size)
+                elif repaired is not None:
+                    sent = _unpack_intent(number, intent).fingerprints[index]
+                    scan.repairs[lane, outcome.key] = _repair_line(*about, outcome, repaired, sent)
     if last:
         batch = _unpack_intent(scan.number, last)
         scan.created_us = batch.created_us + len(batch.keys)
@@ -1252,9 +1326,22 @@ def _replace_file(path: Path, data: bytes) -> None:
     _sync_directory(path.parent)
 
 
-def _rewrite_rejects(directory: Path, lines: Mapping[tuple[int, str], bytes]) -> None:
-    if lines or (directory / REJECTS).exists():
-        _replace_file(directory / REJECTS, b"".join(lines.values()))
+def _rewrite_lines(path: Path, lines: Mapping[tuple[int, str], bytes]) -> None:
+    if lines or path.exists():
+        _replace_file(path, b"".join(lines.values()))
+
+
+def _write_all(handle: int, octets: bytes) -> None:
+    while octets:
+        octets = octets[os.write(handle, octets) :]
+
+
+def _keep(directory: Path, name: str, octets: bytes) -> None:
+    """A file below `directory`, durable; one of that name is there already when its content is."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if not (directory / name).exists():
+        _replace_file(directory / name, octets)
+        _sync_directory(directory.parent)
 
 
 def _mark(seq: int) -> bytes:

@@ -196,6 +196,17 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """How a message was changed so that the destination took it (`--repair on-reject`)."""
+
+    steps: tuple[str, ...]
+    """Steps of `aimport.repair`, in order."""
+    original: Fingerprint
+    reason: str
+    """What the destination said of the original."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Appended:
     """The destination acknowledged this message (tagged OK, or synced and named)."""
 
@@ -203,6 +214,8 @@ class Appended:
     uid: Uid | None = None
     dropped: tuple[str, ...] = ()
     """Flags and keywords that the destination cannot hold."""
+    repaired: Repaired | None = None
+    """Set when other octets than the source's were stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +225,8 @@ class Rejected:
     key: MessageKey
     code: str
     text: str
+    cause: str = field(default="", compare=False)
+    """What is wrong with the message, where the words of the refusal tell (`imap.answers`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
