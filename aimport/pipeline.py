@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
@@ -55,8 +55,10 @@ from aimport.model import (
     Message,
     MessageKey,
     NotStored,
+    Outcome,
     Position,
     Rejected,
+    Repaired,
     Selection,
     Stored,
     Unreadable,
@@ -65,6 +67,7 @@ from aimport.model import (
 )
 from aimport.names import map_names
 from aimport.query.mailboxes import MailboxQuery
+from aimport.repair import ladder as repair_ladder
 from aimport.results import UserResult
 from aimport.tally import Counters
 
@@ -76,6 +79,7 @@ HASH_INLINE_OCTETS: Final = 128 * 1024
 """Up to here hashing a batch costs less than the 60-90 us of a thread hop (measured)."""
 COMMIT_GRACE_S: Final = 5.0
 MAX_RETRY_WAIT_S: Final = 60.0
+TEXT_LIMIT: Final = 1000  # characters of a server's words kept with a repair
 
 
 class Stores(Protocol):
@@ -95,6 +99,8 @@ class Run:
     query: MailboxQuery
     limits: Limits = field(default_factory=Limits)
     subscribe: bool = False
+    repair: bool = False
+    """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
     counters: Counters = field(default_factory=Counters)
     stopping: bool = False
     """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
@@ -448,6 +454,18 @@ class Sent:
     appending: Appending
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What of a batch has not come to its end: refused in company, to be repaired, stopped by something wider."""
+
+    again: list[Prepared] = field(default_factory=list)
+    mend: list[tuple[Prepared, Rejected]] = field(default_factory=list)
+    errors: list[AimportError] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.again or self.mend or self.errors)
+
+
 class Copy:
     """One mailbox between its reader, its writer and the answers.
 
@@ -536,64 +554,106 @@ class Copy:
         """Waits for answers in order and commits them; what was refused in company goes again, in halves."""
         async with self._receive:
             async for sent in self._receive:
-                again, failure = await self._settle(sent)
+                left = await self._settle(sent)
                 self._room.release()
-                if again or failure is not None:
+                if left:
                     async with self._turn:
-                        await self._sort_out(writer, [again] if again else [], failure)
+                        await self._sort_out(writer, left)
 
-    async def _sort_out(
-        self, writer: DestinationSession, refused: list[list[Prepared]], failure: AimportError | None
-    ) -> None:
+    async def _sort_out(self, writer: DestinationSession, left: Left) -> None:
         """Lets what is under way run out, so that every answer counts; then looks for the culprits.
 
         Raises:
             AimportError: a failure wider than a message.
         """
+        lefts = [left]
         while True:
             try:
                 sent = self._receive.receive_nowait()
             except (anyio.WouldBlock, anyio.EndOfStream):
                 break
-            again, wider = await self._settle(sent)
+            lefts.append(await self._settle(sent))
             self._room.release()
-            if again:
-                refused.append(again)
-            failure = wider if failure is None else failure if wider is None else widest([failure, wider])
-        if failure is not None:
-            raise failure
-        parts = [half for part in reversed(refused) for half in reversed(halves(part))]
+        if errors := [error for left in lefts for error in left.errors]:
+            raise widest(errors)
+        parts = [half for left in reversed(lefts) for half in reversed(halves(left.again))]
+        mend = [each for left in lefts for each in left.mend]
         while parts:
             part = parts.pop()
-            again, failure = await self._settle(await self._hand_over(writer, part))
-            if failure is not None:
-                raise failure
-            assert not again or len(part) > 1, "a message alone is stored or rejected, never refused in company"
-            parts += reversed(halves(again))
+            left = await self._settle(await self._hand_over(writer, part))
+            if left.errors:
+                raise widest(left.errors)
+            assert not left.again or len(part) > 1, "a message alone is stored or rejected, never refused in company"
+            parts += reversed(halves(left.again))
+            mend += left.mend
+        for prepared, refusal in mend:
+            await self._mend(writer, prepared, refusal)
+
+    async def _mend(self, writer: DestinationSession, prepared: Prepared, refusal: Rejected) -> None:
+        """Sends changed versions of a refused message until one is taken; then, or when none is, it has its end.
+
+        Raises:
+            AimportError: a failure wider than a message.
+        """
+        message, original = prepared
+        assert isinstance(message.body, bytes)
+        wire = octets.wire_form(message.body)
+        outcome: Appended | Rejected = refusal
+        rungs = repair_ladder(wire, refusal.cause)
+        while (repair := await anyio.to_thread.run_sync(next, rungs, None)) is not None:
+            if outcome is refusal:
+                await self.lane.escrow(original, message.body)
+            changed = Message(
+                key=message.key, flags=message.flags, internal_date=message.internal_date, body=repair.body, wire=True
+            )
+            sent = await self._hand_over(writer, [(changed, octets.fingerprint(repair.body))])
+            [answer] = await sent.appending.outcomes()
+            if isinstance(answer, Appended):
+                reason = f"[{refusal.code}] {refusal.text}" if refusal.code else refusal.text
+                outcome = replace(
+                    answer, repaired=Repaired(steps=repair.steps, original=original, reason=reason[:TEXT_LIMIT])
+                )
+                await self._record(sent, [outcome])
+                break
+            await self._record(sent, [NotStored(key=message.key)])
+            if isinstance(answer, NotStored):
+                assert answer.error is not None, "a message alone is never refused in company"
+                raise answer.error
+        else:
+            await self.lane.reject([refusal])
+        self._tell([(prepared, outcome)])
+        self._done_with([message])
 
     async def _hand_over(self, writer: DestinationSession, part: Sequence[Prepared]) -> Sent:
         """Intent, then the octets."""
         batch = await self.lane.intent([message for message, _ in part], [print_ for _, print_ in part])
         return Sent(part=part, batch=batch, appending=await writer.append(self.work.target, batch))
 
-    async def _settle(self, sent: Sent) -> tuple[list[Prepared], AimportError | None]:
-        """Records the answer to one batch; returns what must go again, and a failure wider than a message."""
+    async def _settle(self, sent: Sent) -> Left:
+        """Records the answer to one batch; returns what has no end yet."""
         outcomes = await sent.appending.outcomes()
-        with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
-            await self.lane.commit(sent.batch, outcomes)
-        again: list[Prepared] = []
-        errors: list[AimportError] = []
+        left = Left()
         ended: list[tuple[Prepared, Appended | Rejected]] = []
+        recorded: list[Outcome] = []
         for prepared, outcome in zip(sent.part, outcomes, strict=True):
-            if not isinstance(outcome, NotStored):
+            if isinstance(outcome, Rejected) and self.account.run.repair and isinstance(prepared[0].body, bytes):
+                left.mend.append((prepared, outcome))
+                outcome = NotStored(key=outcome.key)
+            elif not isinstance(outcome, NotStored):
                 ended.append((prepared, outcome))
             elif outcome.error is not None:
-                errors.append(outcome.error)
+                left.errors.append(outcome.error)
             else:
-                again.append(prepared)
+                left.again.append(prepared)
+            recorded.append(outcome)
+        await self._record(sent, recorded)
         self._tell(ended)
         self._done_with([message for (message, _), _ in ended])
-        return again, widest(errors) if errors else None
+        return left
+
+    async def _record(self, sent: Sent, outcomes: Sequence[Outcome]) -> None:
+        with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+            await self.lane.commit(sent.batch, outcomes)
 
     def _done_with(self, messages: Sequence[Message]) -> None:
         """Gives back what messages held that came to their end."""
@@ -615,6 +675,11 @@ class Copy:
                 )  # fmt: skip
             else:
                 octets_done += fingerprint.size
+                if outcome.repaired is not None:
+                    logger.warning(
+                        "message repaired user=%s mailbox=%s key=%s steps=%s reason=%s",
+                        user, mailbox, outcome.key, ",".join(outcome.repaired.steps), outcome.repaired.reason,
+                    )  # fmt: skip
                 if outcome.dropped:
                     logger.warning(
                         "flags dropped user=%s mailbox=%s key=%s flags=%s",
@@ -724,7 +789,7 @@ def _result(
     stopped: bool = False,
 ) -> UserResult:
     """Adds up what became of every selected message, over all resumes of the run."""
-    found = imported = octets_done = unfinished = doubtful = 0
+    found = imported = octets_done = unfinished = doubtful = altered = 0
     skipped: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     failures = account.failures if account is not None else []
@@ -740,6 +805,7 @@ def _result(
                 imported += len(lane.committed)
                 octets_done += lane.committed.octets
                 doubtful += lane.maybe_duplicate
+                altered += len(lane.repaired)
                 for rejection in lane.rejected.values():
                     if rejection.code == VANISHED:
                         skipped[VANISHED] += 1
@@ -773,7 +839,7 @@ def _result(
         present=0,
         skipped=dict(skipped),
         rejected=dict(rejected),
-        altered=0,
+        altered=altered,
         maybe_duplicate=doubtful,
         octets=octets_done,
         seconds=round(seconds, 3),

@@ -43,6 +43,7 @@ class Call:
     fsync: Fsync
     journal: Path | None
     """Where runs are remembered; None: nowhere."""
+    repair: bool
     again: bool
     progress: Style
     as_json: bool

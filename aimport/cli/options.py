@@ -70,6 +70,8 @@ RUNNING: Final = (
                  help="Durability of local destinations; batch: durable before the journal says so."),
     JOURNAL,
     click.option("--no-journal", is_flag=True, help="Remember nothing: a run that is cut cannot be resumed."),
+    click.option("--repair", type=click.Choice(["on-reject", "never"]), default="never", show_default=True,
+                 help="Change a message that was refused until it is taken, and record the change."),
     click.option("--again", is_flag=True, help="Begin a new run beside an unfinished one of the same job."),
     click.option("--progress", type=click.Choice(["auto", "bar", "plain", "none"]), default="auto", show_default=True),
     click.option("--json", "as_json", is_flag=True, help="Print the final report as one JSON document."),
@@ -82,7 +84,6 @@ LATER: Final = (
     _later("--first", multiple=True), _later("--link", is_flag=True), _later("--salvage", is_flag=True),
     _later("--list-format"), _later("--watch-list", is_flag=True), _later("--limit-rate"),
     _later("--messages-per-second"), _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
-    _later("--repair", type=click.Choice(["on-reject", "never"])),
     click.option("--no-link", is_flag=True, expose_value=False, hidden=True),  # nothing is linked yet
 )  # fmt: skip
 ARGUMENTS: Final = (

@@ -33,6 +33,7 @@ def command(
     as_json: bool,
     keys: bool,
     fsync: Any,
+    repair: str,
     journal: str | None,
     no_journal: bool,
     again: bool,

@@ -96,6 +96,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         query=plan.query,
         limits=call.limits,
         subscribe=call.request.subscribe,
+        repair=call.repair,
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
@@ -154,6 +155,8 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
         return
     if report.totals.rejected:
         print(f"rejected messages: {journal.directory / 'rejects.jsonl'}", file=sys.stderr)
+    if report.totals.altered:
+        print(f"repaired messages: {journal.directory / 'repairs.jsonl'}", file=sys.stderr)
     if report.exit not in (0, 70):
         print(f"to go on: aimport resume {report.run}", file=sys.stderr)
 
