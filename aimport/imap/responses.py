@@ -3,7 +3,9 @@
     fragments ──▶ parse() ──▶ Fetch | Listed | Tagged | ... | Unknown
 
 Any octets give a value or `ProtocolError`, nothing else; no input makes us recurse. Inside a
-response, atoms are `str`, strings are `bytes`, NIL is None, parenthesised lists are lists.
+response, atoms are `str` (NIL is one of them), strings are `bytes`, parenthesised lists are lists.
+Codes, attributes and capabilities are in upper case whatever the server wrote, mailbox attributes
+in lower case; spaces too many are passed over. What else is tolerated has its server's name beside it.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from aimport.imap.fragments import Fragments, Sink
 MAX_DEPTH: Final = 50
 MAX_DIGITS: Final = 20  # of 2^64
 MAX_UIDS: Final = 100_000
+NIL: Final = "NIL"
 
-Value = str | bytes | Sink | None | list["Value"]
+Value = str | bytes | Sink | list["Value"]
 """A `Sink` has taken a string that is too large to be held; only a body may be one."""
 
 
@@ -55,10 +58,31 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Extended:
+    """Data of one message that only extensions have. What was not said, or was NIL, is None."""
+
+    modseq: int | None = None
+    """RFC 7162 §7."""
+    save_date: str | None = None
+    """Raw (RFC 8514 §4.3)."""
+    email_id: str | None = None
+    """RFC 8474 §5.1."""
+    thread_id: str | None = None
+    gm_msgid: str | None = None
+    """X-GM-MSGID: the same in every label of Gmail."""
+    gm_labels: tuple[bytes, ...] | None = None
+    """X-GM-LABELS, raw: modified UTF-7."""
+
+
+_NOTHING: Final = Extended()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:
     """Data of one message (§7.5.2). What was not said is None.
 
-    `body` is that of `BODY[]`, or the sink that took it. `internal_date` is raw.
+    `body` is that of `BODY[]`, or of `RFC822` or `BINARY[]`, which are the same octets, or the
+    sink that took it; parts of a message are passed over. `internal_date` is raw.
     """
 
     seq: int
@@ -69,6 +93,7 @@ class Fetch:
     body: bytes | Sink | None = field(default=None, repr=False)
     has_body: bool = False
     """`BODY[]` was said, perhaps NIL."""
+    extended: Extended = _NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +101,22 @@ class Listed:
     """A line of LIST or LSUB. `name` is as sent: modified UTF-7, or whatever the server made of it."""
 
     flags: frozenset[str]
-    """Attributes, lower case."""
+    """Attributes, lower case: those of SPECIAL-USE among them (RFC 6154)."""
     separator: str
     name: bytes
+    child_info: tuple[str, ...] = ()
+    """Which selection options mailboxes below fulfil, upper case (CHILDINFO, RFC 5258 §3.5)."""
+    old_name: bytes | None = None
+    """What the client called it (OLDNAME, RFC 9051 §6.3.9.7)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailboxStatus:
     name: bytes
     items: tuple[tuple[str, int], ...]
+    """Numbers. APPENDLIMIT is left out where it is NIL: there is no limit (RFC 7889 §3)."""
+    mailbox_id: str = ""
+    """RFC 8474 §4.3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +126,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Esearch:
-    """RFC 4731. `items` has values as sent: a set stays a set."""
+    """RFC 4731. `items` has values as sent: a set stays a set, a list (RFC 5267) its text without parentheses."""
 
     tag: str
     uid: bool
@@ -166,6 +198,14 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaRoots:
+    """RFC 9208 §5.2: the quota roots of a mailbox."""
+
+    name: bytes
+    roots: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
     """Anything else, untouched."""
 
@@ -192,6 +232,7 @@ Response = (
     | Namespace
     | ServerId
     | Quota
+    | QuotaRoots
     | Unknown
 )
 
@@ -202,17 +243,40 @@ _TOKEN = re.compile(
         (?P<open>\()
       | (?P<close>\))
       | "(?P<quoted>[^"\\]*+(?:\\.[^"\\]*+)*+)"
-      | (?P<atom>(?:(?:BODY|BINARY|BINARY\.SIZE)\[[^\]"{]*+\](?:<\d++>)?+)|[^\x00-\x20(){"\x7f]++)
+      | (?P<atom>
+            (?i:BODY|BINARY|BINARY\.SIZE)\[[^\]"{]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^\]"{]*+)*+\](?:<\d++>)?+
+          | [^\x00-\x20(){"\x7f]++
+        )
     )""",
-    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+    re.VERBOSE | re.DOTALL,
 )
 _OPEN, _CLOSE, _QUOTED, _ATOM = 1, 2, 3, 4
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
-_STATUS = re.compile(rb"(\*|[^\s*+]++) (OK|NO|BAD|BYE|PREAUTH)(?: (.*))?\Z", re.IGNORECASE | re.DOTALL)
-_CODE = re.compile(rb'\[([^\s\]"]++)(?: ((?:"(?:[^"\\]|\\.)*+"|[^\]"])*+))?\] ?(.*)\Z', re.DOTALL)
-_NUMBERED = re.compile(rb"\* (\d{1,20}) ([A-Z]++)", re.IGNORECASE)
+_STATUS = re.compile(rb"(\*|[^\s*+]++) (OK|NO|BAD|BYE|PREAUTH)(?: ++(.*))?\Z", re.IGNORECASE | re.DOTALL)
+_CODE = re.compile(rb'\[([^\s\]"]++)(?: ++((?:"(?:[^"\\]|\\.)*+"|[^\]"])*+))?\] ?(.*)\Z', re.DOTALL)
+_NUMBERED = re.compile(rb"\* (\d{1,20}) ++([A-Z]++)", re.IGNORECASE)
 _NAMED = re.compile(rb"\* ([!-~]++)")
+
+# The lines that come by the million, as servers write them; what differs takes the long way to the same value.
 _SIZES = re.compile(rb"\* (\d{1,10}) FETCH \(UID (\d{1,10}) RFC822\.SIZE (\d{1,20})\)\Z")
+_ITEMS: Final = (
+    rb"\* (\d{1,10}) FETCH \("
+    rb'(?:(?:UID (\d{1,10})|FLAGS \(([^\x00-\x1f()\["{\x7f]*+)\)|INTERNALDATE "([^"\\]*+)"|RFC822\.SIZE (\d{1,20}))'
+    rb"(?: |(?=\))))*+"
+)
+_PLAIN = re.compile(_ITEMS + rb"\)\Z")
+_BODY = re.compile(_ITEMS + rb"BODY\[\] \Z")
+_NUMBERS = re.compile(rb"\* SEARCH((?: \d{1,20})*+) *+\Z")
+
+# A name that is not quoted goes to the end of the line: Exchange does not quote one with control
+# characters in it (seen by others, MailKit issue 945).
+_LISTED = re.compile(
+    rb"""\*\ (?:LIST|LSUB|XLIST)\ \(([^\x00-\x1f()\["{\x7f]*+)\)
+        \ (?:"(\\["\\]|[!#-\[\]-~])"|NIL)
+        \ (?:"([^"\\]*+)"|([^"(){\x20][^"(){]*+))\Z""",
+    re.VERBOSE,
+)
+_ROUNDED = re.compile(r"\d{1,20}(?:\.\d{1,20})?e\+?\d{1,2}", re.ASCII | re.IGNORECASE)
 
 
 def parse(fragments: Fragments) -> Response:
@@ -226,14 +290,23 @@ def parse(fragments: Fragments) -> Response:
         if line[:1] == b"+":
             return Continuation(text=_text(line[1:].lstrip(b" ")))
         return _tagged(line)
+    if len(fragments) == 1:
+        if line[-1:] == b")":
+            sizes = _SIZES.match(line)
+            if sizes:
+                return Fetch(seq=int(sizes[1]), uid=int(sizes[2]), size=int(sizes[3]))
+            items = _PLAIN.match(line)
+            if items:
+                return _plain(items, None)
+    elif len(fragments) == 3 and fragments[2] == b")":
+        items = _BODY.match(line)
+        if items:
+            return _plain(items, fragments[1])
     numbered = _NUMBERED.match(line)
     if numbered:
-        number = _number(numbered.group(1).decode())
+        number = int(numbered[1])
         match numbered.group(2).upper():
             case b"FETCH":
-                sizes = _SIZES.match(line)
-                if sizes:  # the listing of a mailbox: one of these for each message
-                    return Fetch(seq=number, uid=int(sizes.group(2)), size=_number(sizes.group(3).decode()))
                 return _fetch(number, _values(fragments, numbered.end()))
             case b"EXISTS":
                 return Exists(number=number)
@@ -254,6 +327,14 @@ def parse(fragments: Fragments) -> Response:
     reader = _READERS.get(name)
     if reader is None:
         return Unknown(name=name, fragments=fragments)
+    if reader is _search:
+        numbers = _NUMBERS.match(line)
+        if numbers and len(fragments) == 1:
+            return Search(numbers=tuple(map(int, numbers[1].split())))
+    elif reader is _listed:
+        listed = _LISTED.match(line)
+        if listed and len(fragments) == 1:
+            return _listed_line(listed)
     return reader(_values(fragments, named.end()))
 
 
@@ -333,7 +414,7 @@ def _resp_text(text: bytes) -> tuple[str, str, str]:
     code = _CODE.match(text) if text[:1] == b"[" else None
     if code is None:
         return "", "", _text(text)
-    return _text(code.group(1)).upper(), _text(code.group(2) or b""), _text(code.group(3))
+    return _text(code.group(1)).upper(), _text((code.group(2) or b"").strip(b" ")), _text(code.group(3))
 
 
 def _values(fragments: Fragments, start: int) -> list[Value]:
@@ -355,8 +436,7 @@ def _values(fragments: Fragments, start: int) -> list[Value]:
             at = token.end()
             kind = token.lastindex
             if kind == _ATOM:
-                atom = token.group(_ATOM).decode("utf-8", "surrogateescape")
-                current.append(None if atom == "NIL" or atom == "nil" else atom)
+                current.append(token.group(_ATOM).decode("utf-8", "surrogateescape"))
             elif kind == _QUOTED:
                 quoted = token.group(_QUOTED)
                 current.append(_ESCAPED.sub(rb"\1", quoted) if b"\\" in quoted else quoted)
@@ -378,12 +458,33 @@ def _values(fragments: Fragments, start: int) -> list[Value]:
     return top
 
 
+def _plain(line: re.Match[bytes], body: bytes | Sink | None) -> Fetch:
+    seq, uid, flags, date, size = line.groups()
+    return Fetch(
+        seq=int(seq),
+        uid=None if uid is None else int(uid),
+        flags=None if flags is None else _flags(flags),
+        internal_date=None if date is None else date.decode("ascii", "replace"),
+        size=None if size is None else int(size),
+        body=body,
+        has_body=body is not None,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _flags(text: bytes) -> tuple[str, ...]:
+    return tuple(flag.decode("utf-8", "surrogateescape") for flag in text.split())
+
+
 def _fetch(seq: int, values: list[Value]) -> Fetch:
     if len(values) != 1:
         raise ProtocolError("the server sent FETCH data that is no list")
     items = _list(values[0])
     if len(items) % 2:
-        raise ProtocolError("the server sent a FETCH attribute without a value")
+        if items[-1] not in ("BODY[]", "body[]"):
+            raise ProtocolError("the server sent a FETCH attribute without a value")
+        items = [*items, NIL]  # Yandex, of what it has no content for (seen by others, MailKit's tests)
+    extended: dict[str, Value] = {}
     uid = size = internal_date = flags = body = None
     has_body = False
     for at in range(0, len(items), 2):
@@ -398,34 +499,127 @@ def _fetch(seq: int, values: list[Value]) -> Fetch:
             case "INTERNALDATE":
                 if isinstance(value, bytes):
                     internal_date = value.decode("ascii", "replace")
-                elif value is not None and not isinstance(value, str | list):
+                elif not isinstance(value, str | list):
                     raise ProtocolError("the server sent a literal where a date belongs")
             case "RFC822.SIZE":
-                size = _number(value)
-            case "BODY[]":
-                if isinstance(value, str | list):
+                size = _size(value)
+            case "BODY[]" | "RFC822" | "BINARY[]":
+                if isinstance(value, str | list) and not _is_nil(value):
                     raise ProtocolError("the server sent a message that is no string")
-                body, has_body = value, True
-    return Fetch(seq=seq, uid=uid, flags=flags, internal_date=internal_date, size=size, body=body, has_body=has_body)
+                body, has_body = None if isinstance(value, str | list) else value, True
+            case "MODSEQ" | "SAVEDATE" | "EMAILID" | "THREADID" | "X-GM-MSGID" | "X-GM-LABELS" as key:
+                extended[key] = value
+    return Fetch(
+        seq=seq,
+        uid=uid,
+        flags=flags,
+        internal_date=internal_date,
+        size=size,
+        body=body,
+        has_body=has_body,
+        extended=_extended(extended) if extended else _NOTHING,
+    )
+
+
+def _extended(items: dict[str, Value]) -> Extended:
+    save_date, message, labels = items.get("SAVEDATE"), items.get("X-GM-MSGID"), items.get("X-GM-LABELS")
+    return Extended(
+        modseq=_modseq(items["MODSEQ"]) if "MODSEQ" in items else None,
+        save_date=save_date.decode("ascii", "replace") if isinstance(save_date, bytes) else None,
+        email_id=_object_id(items.get("EMAILID", NIL)),
+        thread_id=_object_id(items.get("THREADID", NIL)),
+        gm_msgid=message if isinstance(message, str) else None,
+        gm_labels=None if labels is None else tuple(map(_astring, _list(labels))),
+    )
+
+
+def _modseq(value: Value) -> int | None:
+    """Zoho sends negative numbers (seen by others, MailKit's tests): they say nothing."""
+    match value:
+        case [str(number)] if number.startswith("-"):
+            return None
+        case [number]:
+            return _number(number)
+    raise ProtocolError("the server sent something else where a mod-sequence belongs")
+
+
+def _object_id(value: Value) -> str | None:
+    """RFC 8474 §7; NIL, or the `(NIL)` of Cyrus 3.6 (seen), is None."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return None if _is_nil(value) else _text(_astring(value))
+
+
+def _size(value: Value) -> int:
+    # mail.ru rounds: 9.3736e+06 (MailKit issue 1838). The octets decide, not what is said of them.
+    if isinstance(value, str) and _ROUNDED.fullmatch(value):
+        return min(int(float(value)), 1 << 63)
+    return _number(value)
 
 
 def _listed(values: list[Value]) -> Listed:
     if len(values) < 3:
         raise ProtocolError("the server sent a LIST response without a name")
-    flags, separator, name = values[:3]  # extended data (RFC 5258) may follow
+    child_info: tuple[str, ...] = ()
+    old_name = None
+    if len(values) > 3:  # RFC 5258 §3.5; of data that we do not know no form is demanded
+        items = _list(values[3])
+        for key, value in zip(items[::2], items[1::2], strict=False):
+            match _text(key if isinstance(key, bytes) else _astring(key)).upper():
+                case "CHILDINFO":
+                    child_info = tuple(word.upper() for word in _words(value))
+                case "OLDNAME":
+                    old_name = _astring(value[0]) if isinstance(value, list) and value else None
     return Listed(
-        flags=frozenset(flag.lower() for flag in _words(flags)), separator=_separator(separator), name=_astring(name)
+        flags=frozenset(flag.lower() for flag in _words(values[0])),
+        separator=_separator(values[1]),
+        name=_astring(values[2]),
+        child_info=child_info,
+        old_name=old_name,
     )
+
+
+def _listed_line(line: re.Match[bytes]) -> Listed:
+    name = line[4].rstrip(b" ") if line[3] is None else line[3]
+    return Listed(flags=_attributes(line[1]), separator=(line[2] or b"")[-1:].decode("ascii"), name=name)
+
+
+@lru_cache(maxsize=256)
+def _attributes(text: bytes) -> frozenset[str]:
+    return frozenset(flag.lower() for flag in _flags(text))
+
+
+_COUNTED: Final = frozenset(
+    {
+        "MESSAGES",
+        "RECENT",
+        "UIDNEXT",
+        "UIDVALIDITY",
+        "UNSEEN",
+        "DELETED",
+        "DELETED-STORAGE",
+        "SIZE",
+        "APPENDLIMIT",
+        "HIGHESTMODSEQ",
+    }
+)
 
 
 def _status(values: list[Value]) -> MailboxStatus:
     if len(values) != 2:
         raise ProtocolError("the server sent a STATUS response without items")
-    items = _words(values[1])
+    items = _list(values[1])
     if len(items) % 2:
         raise ProtocolError("the server sent a STATUS item without a value")
-    pairs = tuple((items[at].upper(), _number(items[at + 1])) for at in range(0, len(items), 2))
-    return MailboxStatus(name=_astring(values[0]), items=pairs)
+    counts: list[tuple[str, int]] = []
+    mailbox_id = ""
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        name = _text(_astring(key)).upper()
+        if name == "MAILBOXID":
+            mailbox_id = _object_id(value) or ""
+        elif name in _COUNTED and not (name == "APPENDLIMIT" and _is_nil(value)):
+            counts.append((name, _number(value)))
+    return MailboxStatus(name=_astring(values[0]), items=tuple(counts), mailbox_id=mailbox_id)
 
 
 def _search(values: list[Value]) -> Search:
@@ -435,13 +629,14 @@ def _search(values: list[Value]) -> Search:
 def _esearch(values: list[Value]) -> Esearch:
     tag, uid = "", False
     if values and isinstance(values[0], list):
-        tag = _text(_astring(values[0][-1])) if values[0] else ""
+        about = _words(values[0])  # TAG, and the MAILBOX and UIDVALIDITY of RFC 7377 §2.1
+        tag = next((value for key, value in zip(about[::2], about[1::2], strict=False) if key.upper() == "TAG"), "")
         values = values[1:]
     if values and isinstance(values[0], str) and values[0].upper() == "UID":
         uid, values = True, values[1:]
-    words = _words(values)
-    if len(words) % 2:
+    if len(values) % 2:
         raise ProtocolError("the server sent an ESEARCH item without a value")
+    words = [" ".join(_words(value)) if isinstance(value, list) else _text(_astring(value)) for value in values]
     return Esearch(tag=tag, uid=uid, items=tuple((words[at].upper(), words[at + 1]) for at in range(0, len(words), 2)))
 
 
@@ -458,7 +653,7 @@ def _namespace(values: list[Value]) -> Namespace:
     kinds: list[tuple[tuple[bytes, str], ...]] = []
     for kind in values:
         pairs = []
-        for one in _list(kind) if kind is not None else ():
+        for one in () if _is_nil(kind) else _list(kind):
             pair = _list(one)
             if len(pair) < 2:
                 raise ProtocolError("the server sent a namespace without a separator")
@@ -468,15 +663,15 @@ def _namespace(values: list[Value]) -> Namespace:
 
 
 def _server_id(values: list[Value]) -> ServerId:
-    items = _list(values[0]) if values and values[0] is not None else []
-    texts = [_text(_astring(item)) if item is not None else "" for item in items]
+    items = _list(values[0]) if values and not _is_nil(values[0]) else []
+    texts = ["" if _is_nil(item) else _text(_astring(item)) for item in items]
     return ServerId(items=tuple(zip(texts[::2], texts[1::2], strict=False)))
 
 
 def _quota(values: list[Value]) -> Quota:
-    if len(values) != 2:
-        raise ProtocolError("the server sent QUOTA without a list")
-    items = _words(values[1])
+    if not values:
+        raise ProtocolError("the server sent QUOTA without a root")
+    items = _words(values[1]) if len(values) > 1 else ()  # Courier has no list where there is no quota (seen)
     if len(items) % 3:
         raise ProtocolError("the server sent a quota resource without usage and limit")
     return Quota(
@@ -487,19 +682,34 @@ def _quota(values: list[Value]) -> Quota:
     )
 
 
+def _quota_roots(values: list[Value]) -> QuotaRoots:
+    if not values:
+        raise ProtocolError("the server sent QUOTAROOT without a mailbox")
+    name, *roots = map(_astring, values)
+    return QuotaRoots(name=name, roots=tuple(roots))
+
+
+def _defined_flags(values: list[Value]) -> Flags:
+    if not values:
+        raise ProtocolError("the server sent FLAGS without a list")
+    return Flags(flags=tuple(_words(values[0])))
+
+
 _READERS: Final[dict[str, Callable[[list[Value]], Response]]] = {
     "LIST": _listed,
     "LSUB": _listed,
+    "XLIST": _listed,
     "STATUS": _status,
     "SEARCH": _search,
     "ESEARCH": _esearch,
-    "FLAGS": lambda values: Flags(flags=tuple(_words(values[0] if values else None))),
+    "FLAGS": _defined_flags,
     "VANISHED": _vanished,
     "CAPABILITY": lambda values: Capability(names=frozenset(word.upper() for word in _words(values))),
     "ENABLED": lambda values: Enabled(names=frozenset(word.upper() for word in _words(values))),
     "NAMESPACE": _namespace,
     "ID": _server_id,
     "QUOTA": _quota,
+    "QUOTAROOT": _quota_roots,
 }
 
 
@@ -509,6 +719,11 @@ def _number(value: Value) -> int:
     raise ProtocolError("the server sent something else where a number belongs")
 
 
+def _is_nil(value: Value) -> bool:
+    """Whether it is NIL where NIL means nothing; where a name belongs it is a name."""
+    return isinstance(value, str) and value.upper() == "NIL"
+
+
 def _list(value: Value) -> list[Value]:
     if not isinstance(value, list):
         raise ProtocolError("the server sent something else where a list belongs")
@@ -516,13 +731,11 @@ def _list(value: Value) -> list[Value]:
 
 
 def _words(value: Value) -> Sequence[str]:
-    """A list of atoms. An atom NIL is one too: a keyword may be called so."""
+    """A list of atoms, or of strings in their place."""
     words = []
     for word in _list(value):
         if isinstance(word, str):
             words.append(word)
-        elif word is None:
-            words.append("NIL")
         elif isinstance(word, bytes):
             words.append(_text(word))
         else:
@@ -531,13 +744,11 @@ def _words(value: Value) -> Sequence[str]:
 
 
 def _astring(value: Value) -> bytes:
-    """RFC 9051 §9 astring; an atom NIL is the string "NIL"."""
+    """RFC 9051 §9 astring."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
-    if value is None:
-        return b"NIL"
     raise ProtocolError("the server sent something else where a string belongs")
 
 
@@ -548,7 +759,7 @@ def _line(fragment: bytes | Sink) -> bytes:
 
 
 def _separator(value: Value) -> str:
-    separator = "" if value is None else _text(_astring(value))
+    separator = "" if _is_nil(value) else _text(_astring(value))
     if len(separator) > 1:
         raise ProtocolError("the server sent a hierarchy separator of several characters")
     return separator
