@@ -35,6 +35,8 @@ READ_HIGH: Final = 4 * 1024 * 1024
 """Octets of answers that wait for their reader; above, the transport reads no more."""
 WRITE_HIGH: Final = 1024 * 1024
 WRITE_PIECE: Final = 256 * 1024
+MAX_MESSAGE: Final = 1 << 31
+"""Octets of one message; the largest seen in the wild has 1.5 GB."""
 SPOOL_HIGH: Final = 1024 * 1024
 """Octets of a large literal that are held before they go to its file in one thread hop."""
 RESPONSE_COST: Final = 200
@@ -191,6 +193,7 @@ class Connection(asyncio.Protocol):
         self.read_high = READ_HIGH
         self._reader = reader
         reader.spill, reader.spill_above = self._spill, STREAM_OCTETS
+        reader.max_literal = MAX_MESSAGE  # it goes to disk
         self._spool: Spool | None = None
         """Takes the large literal that came last."""
         self._loop = asyncio.get_running_loop()
