@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import anyio
 
@@ -113,12 +114,20 @@ class Lease:
             self.give(self._held)
 
 
+LOGINS_REFUSED: Final = 10  # arbitrary
+"""So many refused logins one after the other end the tries on a host: the cause is no user's, and each counts there."""
+
+
 class HostLimits:
     """Connections per host over all users. A pair of connections is taken at once or not at all,
     so two users who each need two never wait for each other's second one."""
 
     def __init__(self, per_host: int) -> None:
         self._per_host = per_host
+        self._learnt: dict[str, int] = {}
+        """What a host allows where that is less."""
+        self._refused: dict[str, int] = {}
+        """Logins refused one after the other."""
         self._used: dict[str, int] = {}
         self._waiting: deque[tuple[dict[str, int], anyio.Event]] = deque()
 
@@ -152,6 +161,25 @@ class HostLimits:
         self._take(need)
         return need
 
+    def allow(self, host: str, connections: int) -> None:
+        """A host is known to take no more than so many connections from us."""
+        self._learnt[host] = min(self._learnt.get(host, connections), connections)
+
+    def refused_connection(self, host: str) -> int:
+        """A host refused one connection more; returns what it is asked for from now on."""
+        self.allow(host, max(1, self._used.get(host, 1) - 1))
+        return self._learnt[host]
+
+    def refused_login(self, host: str) -> None:
+        self._refused[host] = self._refused.get(host, 0) + 1
+
+    def logged_in(self, host: str) -> None:
+        self._refused.pop(host, None)
+
+    def is_closed(self, host: str) -> bool:
+        """Whether nobody should log in there any more."""
+        return self._refused.get(host, 0) >= LOGINS_REFUSED
+
     @staticmethod
     def _count(hosts: Iterable[str]) -> dict[str, int]:
         need: dict[str, int] = {}
@@ -162,7 +190,7 @@ class HostLimits:
 
     def _fits(self, need: dict[str, int]) -> bool:
         return all(
-            self._used.get(host, 0) + count <= self._per_host or not self._used.get(host)
+            self._used.get(host, 0) + count <= min(self._per_host, self._learnt.get(host, self._per_host)) or not self._used.get(host)
             for host, count in need.items()
         )
 

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from aimport.limits import ByteBudget, HostLimits
+from aimport.limits import LOGINS_REFUSED, ByteBudget, HostLimits
 
 
 async def test_budget_never_goes_below_zero_and_waiters_are_served_in_order() -> None:
@@ -109,3 +109,36 @@ async def test_one_pair_passes_a_limit_that_is_too_small_for_it() -> None:
     held = hosts.try_hold(("a",))
     assert held is not None
     hosts.release(held)
+
+
+async def test_a_host_that_refuses_a_connection_is_asked_for_one_fewer_and_others_as_before() -> None:
+    hosts = HostLimits(50)
+    held = [hosts.try_hold(["a"]) for _ in range(5)]
+    assert hosts.refused_connection("a") == 4
+    assert hosts.try_hold(["a"]) is None
+    assert hosts.try_hold(["b"]) is not None
+    for each in held[:2]:
+        assert each is not None
+        hosts.release(each)
+    assert hosts.try_hold(["a"]) is not None  # four again
+    assert hosts.try_hold(["a"]) is None
+
+
+def test_what_was_learnt_of_a_host_is_never_raised_and_never_below_one() -> None:
+    hosts = HostLimits(50)
+    hosts.allow("a", 4)
+    hosts.allow("a", 15)
+    assert hosts.refused_connection("a") == 1
+    assert hosts.try_hold(["a"]) is not None
+
+
+def test_logins_refused_one_after_the_other_close_a_host() -> None:
+    hosts = HostLimits(50)
+    for _ in range(LOGINS_REFUSED - 1):
+        hosts.refused_login("a")
+    hosts.logged_in("a")
+    for _ in range(LOGINS_REFUSED - 1):
+        hosts.refused_login("a")
+    assert not hosts.is_closed("a")
+    hosts.refused_login("a")
+    assert hosts.is_closed("a") and not hosts.is_closed("b")
