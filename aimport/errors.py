@@ -24,6 +24,9 @@
         ├── DeadlinePassed          the server did not answer in time
         ├── ProtocolError           the server broke the protocol, or we did (BAD)
         └── Unavailable             the server asks to come back later
+            ├── Throttled           we are too fast; it often says for how long to stay away
+            ├── TooManyConnections  the host or the account takes no further connection
+            └── ServerBug           an internal error there; a few tries, then a record
 
 An error says who, where, what, what next; secrets never enter it. Where each scope
 ends is in ARCHITECTURE.md.
@@ -36,6 +39,21 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 Status = Literal["done", "rejects", "quota", "refused", "failed", "stopped"]
+Cause = Literal[
+    "",
+    "nul",
+    "8bit-header",
+    "bare-newline",
+    "header",
+    "long-line",
+    "flags",
+    "keywords",
+    "date",
+    "size",
+    "empty",
+    "cte",
+]
+"""What about a message was refused, as far as the server's words tell; "" when they do not."""
 
 
 class Scope(enum.IntEnum):
@@ -61,8 +79,10 @@ class AimportError(Exception):
     retry: ClassVar[Retry] = Retry.NEVER
     status: ClassVar[Status] = "failed"
     exit_code: ClassVar[int] = 75
+    tries: ClassVar[int | None] = None
+    """How often one command may be sent in all before the failure is recorded; None: as long as retries last."""
 
-    def __init__(self, text: str, *, hint: str = "", code: str = "", wait_s: float = 0.0) -> None:
+    def __init__(self, text: str, *, hint: str = "", code: str = "", wait_s: float = 0.0, cause: Cause = "") -> None:
         super().__init__(text)
         self.text = text
         self.hint = hint
@@ -71,6 +91,8 @@ class AimportError(Exception):
         """The server's response code (RFC 9051 §7.1), upper case, or empty."""
         self.wait_s = wait_s
         """Seconds the server asked us to wait before the next try."""
+        self.cause: Cause = cause
+        """What about the message was refused; also of a lost connection that a message brought about."""
 
     def __str__(self) -> str:
         return f"{self.text} ({self.hint})" if self.hint else self.text
@@ -140,8 +162,17 @@ class MailboxNotFound(MailboxError):
 
     exit_code = 68
 
-    def __init__(self, text: str, *, named: bool = False, hint: str = "", code: str = "") -> None:
-        super().__init__(text, hint=hint, code=code)
+    def __init__(
+        self,
+        text: str,
+        *,
+        named: bool = False,
+        hint: str = "",
+        code: str = "",
+        wait_s: float = 0.0,
+        cause: Cause = "",
+    ) -> None:
+        super().__init__(text, hint=hint, code=code, wait_s=wait_s, cause=cause)
         self.named = named
 
 
@@ -209,7 +240,21 @@ class ProtocolError(ConnectionLost):
 
 
 class Unavailable(ConnectionLost):
-    """UNAVAILABLE, INUSE, SERVERBUG, throttling: come back later."""
+    """UNAVAILABLE, INUSE (RFC 5530) and the errors below: come back later."""
+
+
+class Throttled(Unavailable):
+    """We are too fast for this account or host. `wait_s` is always set: what the server said, else a guess."""
+
+
+class TooManyConnections(Unavailable):
+    """No further connection for this account or from this address: the host's budget is one too large."""
+
+
+class ServerBug(Unavailable):
+    """SERVERBUG (RFC 5530): Dovecot says it of passing failures, others of one message they cannot handle."""
+
+    tries = 3
 
 
 def widest(errors: Iterable[BaseException]) -> AimportError:

@@ -1,81 +1,275 @@
-"""What a refusal means: response codes (RFC 9051 §7.1, RFC 5530) and the sentences of servers without them.
+"""What a refusal means: response codes, and the sentences of servers that give none.
 
-Pure. The one table from what a server says to the error tree; what a *command* makes of a
-refusal nobody knows (`default`) is the caller's.
+    status, code, words ──▶ error_for() ──▶ an AimportError: how wide, whether to come back, when, why
+    an OK's code, words ──▶ warning_in() ──▶ Caution, or None
+
+Pure. One table of codes (RFC 9051 §7.1, RFC 5530, 4315, 4469, 7889, 9208, 9585, 3516 and Dovecot's
+THROTTLED), one of sentences. What only one kind of server says stands in its profile
+(`imap.profiles`) and comes in as `sentences`. What a *command* makes of a refusal nobody knows
+(`default`) is the caller's.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
 
 from aimport.errors import (
     AimportError,
+    Cause,
     ConnectionLost,
     LoginRefused,
     MailboxError,
+    MailboxNameInvalid,
     MailboxNotFound,
     MessageRefused,
     OverQuota,
     ProtocolError,
+    ServerBug,
+    Throttled,
+    TooManyConnections,
     Unavailable,
     UserError,
 )
 
 MAX_TEXT: Final = 500
 RATE_WAIT_S: Final = 60.0  # arbitrary: a server says it is busy, not for how long
-DAY_BUDGET_WAIT_S: Final = 3600.0  # arbitrary: Gmail counts by the day
+CONNECTION_WAIT_S: Final = 5.0  # arbitrary: a connection of ours that has just ended still counts for a moment
+DAY_BUDGET_WAIT_S: Final = 3600.0  # Gmail counts by the day, and lets go after an hour at the earliest
+MAX_WAIT_S: Final = 86_400.0  # a server that asks for more is not believed
 
-_BY_CODE: Final[dict[str, type[AimportError]]] = {
-    "OVERQUOTA": OverQuota,
-    "TOOBIG": MessageRefused,
-    "UNKNOWN-CTE": MessageRefused,
-    "PARSE": MessageRefused,
-    "EXPUNGEISSUED": MessageRefused,
-    "TRYCREATE": MailboxNotFound,
-    "NONEXISTENT": MailboxNotFound,
-    "NOPERM": MailboxError,
-    "CORRUPTION": MailboxError,
-    "INUSE": Unavailable,
-    "UNAVAILABLE": Unavailable,
-    "SERVERBUG": Unavailable,
-    "THROTTLED": Unavailable,
-    "AUTHENTICATIONFAILED": LoginRefused,
-    "AUTHORIZATIONFAILED": LoginRefused,
-    "EXPIRED": LoginRefused,
-    "PRIVACYREQUIRED": LoginRefused,
-    "CONTACTADMIN": UserError,
-}
-_HINTS: Final = {
-    "OVERQUOTA": "raise the quota or make room, then resume",
-    "AUTHENTICATIONFAILED": "check user name and password; it was tried once",
-    "AUTHORIZATIONFAILED": "the login may not act for this user",
-    "EXPIRED": "the password or token has expired",
-    "PRIVACYREQUIRED": "the server wants TLS",
-    "CONTACTADMIN": "ask the server's administrator",
-    "TRYCREATE": "the mailbox does not exist",
-}
-
-# Sentences of servers that give no code; the first match decides. Exchange, Gmail, Dovecot, Cyrus, Courier.
-_BACKOFF = re.compile(r"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGNORECASE)  # Exchange
-_RATE = re.compile(
-    r"exceeded command or bandwidth limits"  # Gmail says this with [OVERQUOTA]
-    r"|throttl|rate limit|too many (?:commands|requests|(?:simultaneous )?connections|logins)|slow down"
-    r"|(?:maximum|max) (?:number of )?connections|connection limit|server unavailable|temporar|try again"
-    r"|\bbusy\b",
-    re.IGNORECASE,
-)
-_TOO_BIG = re.compile(
-    r"maximum size of appendable message|message (?:is )?too (?:large|big|long)|exceeds? .{0,40}message size"
-    r"|message size exceeds|size limit",
-    re.IGNORECASE,
-)
-_FULL = re.compile(r"over ?quota|quota (?:is )?exceeded|exceed\w* .{0,20}quota|mailbox (?:is )?full", re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+Meaning = Literal[
+    "throttled",
+    "connections",
+    "unavailable",
+    "server-bug",
+    "quota",
+    "login",
+    "user",
+    "mailbox",
+    "missing",
+    "name",
+    "expunged",
+    "message",
+    "nul",
+    "8bit-header",
+    "bare-newline",
+    "header",
+    "long-line",
+    "flags",
+    "keywords",
+    "date",
+    "size",
+    "empty",
+    "cte",
+]
+"""What a sentence says: what is wrong, or about a message (the last twelve) why it is refused."""
 
 
 class BadAnswer(ProtocolError):
-    """BAD: the command was not executed (RFC 9051 §7.1.3), and the same octets never will be."""
+    """BAD: the command was not executed (RFC 9051 §7.1.3), and the same octets never will be.
+
+    With a `cause` it was about the message, which may be repaired.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sentence:
+    """Words of a server that mean something. The first match decides."""
+
+    says: re.Pattern[str]
+    """Searched for in the text without its code, of which the first 500 characters count."""
+    means: Meaning
+    wait_s: float = 0.0
+    """Seconds to stay away, where the words name no time; 0: as usual for the meaning."""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caution:
+    """Something to mind though the command was carried out."""
+
+    about: Literal["throttled", "quota"]
+    wait_s: float
+    """Seconds to send nothing more to this account; 0 for a quota, which is only worth a warning."""
+    text: str
+    """The server's words."""
+
+
+_CAUSES: Final[dict[Meaning, Cause]] = {cause: cause for cause in get_args(Cause) if cause}
+_KINDS: Final[dict[Meaning, type[AimportError]]] = {
+    "throttled": Throttled,
+    "connections": TooManyConnections,
+    "unavailable": Unavailable,
+    "server-bug": ServerBug,
+    "quota": OverQuota,
+    "login": LoginRefused,
+    "user": UserError,
+    "mailbox": MailboxError,
+    "missing": MailboxNotFound,
+    "name": MailboxNameInvalid,
+}  # all others: MessageRefused
+_CODE_OF: Final[dict[Meaning, str]] = {"quota": "OVERQUOTA", "size": "TOOBIG", "expunged": "EXPUNGEISSUED"}
+_NOT_A_REASON: Final = frozenset({"", "ALERT", "WEBALERT"})
+_WAITS: Final[dict[type[AimportError], float]] = {Throttled: RATE_WAIT_S, TooManyConnections: CONNECTION_WAIT_S}
+_HINTS: Final[dict[type[AimportError], str]] = {
+    OverQuota: "raise the quota or make room, then resume",
+    LoginRefused: "check user name and password; it was tried once",
+}
+
+_ALL: Final = frozenset(get_args(Meaning))
+_BUSY: Final = frozenset[Meaning]({"throttled", "connections"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """What a response code says by itself, and which sentences say it better."""
+
+    kind: type[AimportError] | None = None
+    """None: what the command makes of it."""
+    hint: str = ""
+    cause: Cause = ""
+    wait_s: float = 0.0
+    refined: frozenset[Meaning] = frozenset()
+
+
+_UNKNOWN: Final = _Row(refined=_ALL)
+_CODES: Final[dict[str, _Row]] = {
+    # It comes back later.
+    "UNAVAILABLE": _Row(kind=Unavailable, refined=_BUSY | {"unavailable"}),  # Dovecot's connection limit, too
+    "INUSE": _Row(kind=Unavailable, refined=_BUSY | {"unavailable"}),
+    "SERVERBUG": _Row(kind=ServerBug, refined=_BUSY),
+    "THROTTLED": _Row(kind=Throttled, refined=_BUSY),  # no RFC: Dovecot; Gmail in the words of an OK
+    # The user cannot go on.
+    "OVERQUOTA": _Row(kind=OverQuota, refined=_BUSY),  # RFC 9208 §4.3.1; Gmail says it of its rates
+    "AUTHENTICATIONFAILED": _Row(kind=LoginRefused),
+    "AUTHORIZATIONFAILED": _Row(kind=LoginRefused, hint="the admin login may not act for this user"),
+    "EXPIRED": _Row(kind=LoginRefused, hint="the password or token has expired"),
+    "PRIVACYREQUIRED": _Row(kind=LoginRefused, hint="the server wants TLS: use imaps:// or STARTTLS"),
+    "CONTACTADMIN": _Row(kind=UserError, hint="ask the server's administrator", refined=_BUSY),
+    # The mailbox.
+    "TRYCREATE": _Row(kind=MailboxNotFound, hint="the mailbox does not exist"),
+    "NONEXISTENT": _Row(kind=MailboxNotFound),
+    "NOPERM": _Row(kind=MailboxError, hint="an access list (ACL) does not allow it"),
+    "READ-ONLY": _Row(kind=MailboxError, hint="the mailbox is read-only"),
+    "CORRUPTION": _Row(kind=MailboxError, hint="the server's data of this mailbox is damaged: tell its administrator"),
+    # The message.
+    "TOOBIG": _Row(kind=MessageRefused, cause="size"),  # RFC 4469, RFC 7889
+    "UNKNOWN-CTE": _Row(kind=MessageRefused, cause="cte"),  # RFC 3516: send it as a plain literal
+    "PARSE": _Row(kind=MessageRefused, cause="cte", refined=_ALL),
+    "EXPUNGEISSUED": _Row(kind=MessageRefused),  # not an error at a source: vanished
+    # What the command makes of it; sentences may know more.
+    "LIMIT": _Row(cause="keywords", refined=_ALL),  # of flags, most of all (RFC 5530)
+    "CANNOT": _Row(refined=_ALL),
+    "CLIENTBUG": _Row(refined=_ALL),
+    "ALERT": _Row(refined=_ALL),
+    "WEBALERT": _Row(refined=_ALL),  # Gmail
+    "ALREADYEXISTS": _Row(),  # success of a CREATE
+    "HASCHILDREN": _Row(),
+    "BADCHARSET": _Row(),
+    "BADURL": _Row(),  # RFC 4469
+    "UIDNOTSTICKY": _Row(),  # RFC 4315
+    # These come with an OK. In a refusal they explain nothing.
+    "INPROGRESS": _UNKNOWN,  # RFC 9585: untagged, so each is a sign of life to the deadlines
+    "APPENDUID": _UNKNOWN,  # RFC 4315
+    "COPYUID": _UNKNOWN,
+    "CAPABILITY": _UNKNOWN,
+    "CLOSED": _UNKNOWN,
+    "PERMANENTFLAGS": _UNKNOWN,
+    "READ-WRITE": _UNKNOWN,
+    "UIDNEXT": _UNKNOWN,
+    "UIDVALIDITY": _UNKNOWN,
+}
+
+
+def _sentence(means: Meaning, *says: str, wait_s: float = 0.0, hint: str = "") -> Sentence:
+    return Sentence(says=re.compile("|".join(says), re.IGNORECASE), means=means, wait_s=wait_s, hint=hint)
+
+
+# Repeats are bounded everywhere: a search is linear in the text.
+
+_BUSY_WORDS: Final = (
+    _sentence("throttled", r"exceeded command or bandwidth limits", wait_s=DAY_BUDGET_WAIT_S),  # Gmail, also at login
+    _sentence(
+        "connections",
+        r"(?:max(?:imum|\.)?|too many|limit (?:of|on)) .{0,40}\b(?:connections|sessions)\b",  # Dovecot, Cyrus, Gmail
+        r"\bconnections? (?:limit|count|quota)",  # Courier
+    ),
+    _sentence(
+        "throttled",
+        r"throttl|\brate.?limit|\bback-?off time",  # Exchange, Yahoo
+        r"too many (?:commands|requests|logins)\b|slow down|too (?:fast|quickly)\b",  # Stalwart
+    ),
+)
+_LOGIN_WORDS: Final = (
+    _sentence(
+        "login",
+        r"application.specific password",  # Gmail
+        hint="this account needs an app password, or XOAUTH2",
+    ),
+    _sentence(
+        "login",
+        r"web login required|log in via your web browser",  # Gmail
+        hint="sign in once with a browser, or use an app password or XOAUTH2",
+    ),
+    # Before all that says "later": trying again is what locks accounts.
+    _sentence("login", r"account .{0,30}\b(?:locked|blocked|disabled|suspended)", r"too many (?:failed|invalid|bad) "),
+    _sentence("unavailable", r"temporar", wait_s=RATE_WAIT_S),  # Dovecot: Temporary authentication failure
+    _sentence(
+        "login",
+        r"(?:auth\w{0,12}|log.?[io]n) (?:failed|failure|incorrect|denied|error)",
+        r"(?:invalid|bad|wrong|incorrect|unknown) (?:credentials|user|login|password|mailbox)",
+        r"user.?name (?:or|and) password|\bpassword (?:is )?(?:invalid|wrong|incorrect)",
+    ),
+)
+_MESSAGE_WORDS: Final = (
+    _sentence("nul", r"\bnul{1,2}s? (?:char|octet|byte)"),  # Cyrus
+    _sentence("bare-newline", r"\bbare (?:newline|line.?feed|lf|cr)"),  # Cyrus
+    _sentence("8bit-header", r"(?:non-ascii|8.?bit) .{0,30}\bheader"),  # Cyrus
+    _sentence("header", r"(?:invalid|bad|malformed|missing|no) header", r"parse .{0,20}\b(?:message|header)"),  # Cyrus
+    _sentence("long-line", r"\bline (?:is )?too long|too long (?:a )?line|\bline length"),  # James
+    _sentence("empty", r"zero.?(?:byte|length)|empty message"),  # Dovecot, Cyrus
+    _sentence("date", r"(?:invalid|bad|illegal|malformed) (?:internal )?date"),  # Dovecot, Cyrus
+    _sentence("keywords", r"\bkeywords?\b|user flags?\b|too many flags"),  # Dovecot, Cyrus, Courier
+    _sentence("flags", r"(?:invalid|unknown|illegal|unsupported) (?:system )?flag|flags? list"),  # Dovecot, Cyrus
+    _sentence(
+        "size",
+        r"maximum (?:message )?size|(?:message|literal) (?:size )?(?:is )?too (?:large|big|long)",  # gromox
+        r"exceeds? .{0,40}message size|(?:message|literal) size exceed|size limit",  # Cyrus, maddy
+    ),
+)
+_WORDS: Final = (
+    _sentence(
+        "user",
+        r"authenticated but not connected",  # Exchange, which says BAD as well as NO
+        hint="no licence, IMAP switched off for this mailbox, or the wrong form of a shared mailbox's login",
+    ),
+    _sentence(
+        "user",
+        r"imap (?:access )?(?:is )?(?:disabled|not enabled)|not enabled for imap|login disabled for this user",
+        hint="IMAP is switched off for this account",
+    ),
+    _sentence(
+        "quota",
+        r"over ?quota|quota (?:is |has been )?exceeded|exceed\w{0,3} .{0,20}quota|mailbox (?:is )?full",
+        r"storage (?:limit )?(?:has been |is )?exceeded",  # GroupWise, Cyrus
+    ),
+    _sentence(
+        "unavailable",
+        r"server\(?s?\)? unavailable|temporar|try (?:it )?again|\bbusy\b|retry operation",
+        wait_s=RATE_WAIT_S,
+    ),
+)
+_LIMIT_OF_CONNECTIONS: Final = _sentence("connections", "")  # what LIMIT means at login, and with a BYE
+_STATED = re.compile(
+    r"(?:back-?off|retry|again|wait|after|delay)[^0-9]{0,40}(\d{1,9}(?:\.\d{1,3})?) {0,2}"
+    r"(?:(ms|msecs?|milliseconds?)|(s|secs?|seconds?)|(m|mins?|minutes?)|(h|hrs?|hours?))\b",
+    re.IGNORECASE,
+)
+_UNITS_MS: Final = (1, 1000, 60_000, 3_600_000)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def clean(text: str) -> str:
@@ -91,37 +285,86 @@ def error_for(
     where: str = "",
     doing: str = "",
     default: type[AimportError] = MessageRefused,
+    sentences: Sequence[Sentence] = (),
 ) -> AimportError:
     """The error that a NO, BAD or BYE stands for.
 
-    `where` is the server, `doing` what was asked; `default` is what a NO means that neither
-    its code nor its words explain (CANNOT and LIMIT among them: they say that, not what).
+    `where` is the server, `doing` what was asked; `default` is what a NO means that neither its
+    code nor its words explain: LoginRefused for a login, MessageRefused where a message is at stake.
+    `sentences` are those of the server's profile: they come before codes and general sentences.
+
+    A BAD is a `BadAnswer` unless it speaks of speed, of connections or of the account as a whole. A BYE
+    is a lost connection whatever it says of a message: what became of the command is not known. Its
+    `cause` then tells what to look for in what was under way.
     """
     words = clean(f"[{code}] {text}" if code else text) or "no reason given"
     before = "".join(f"{part}: " for part in (where, doing) if part)
     said = f"{before}server said {status} {words}"
-    code = clean(code).upper()
-    backoff = _BACKOFF.search(text)
-    if backoff:
-        return Unavailable(said, code=code, wait_s=int(backoff.group(1)) / 1000)
-    if status != "BAD" and code == "OVERQUOTA" and _RATE.search(text):
-        return Unavailable(said, code=code, wait_s=DAY_BUDGET_WAIT_S)
-    if status == "BAD" and not _RATE.search(text):
-        return BadAnswer(said, code=code)
-    kind = _BY_CODE.get(code)
-    if status == "BYE":
-        if kind is Unavailable or _RATE.search(text):
-            return Unavailable(said, code=code, wait_s=RATE_WAIT_S if _RATE.search(text) else 0.0)
-        return ConnectionLost(said, code=code)
-    if kind is None or kind is MessageRefused:
-        if _RATE.search(text):
-            kind = Unavailable
-        elif _TOO_BIG.search(text):
-            kind, code = MessageRefused, code or "TOOBIG"
-        elif _FULL.search(text):
-            kind, code = OverQuota, code or "OVERQUOTA"
-    kind = kind or default
-    if kind is MailboxNotFound:
-        return MailboxNotFound(said, code=code, hint=_HINTS.get(code, ""))
-    wait_s = RATE_WAIT_S if kind is Unavailable and _RATE.search(text) else 0.0
-    return kind(said, code=code, hint=_HINTS.get(code, ""), wait_s=wait_s)
+    code, text = clean(code).upper(), text[:MAX_TEXT]
+    row = _CODES.get(code, _UNKNOWN)
+    sentence = _first(sentences, text) or _first(_general(row, default), text)
+    if sentence is None and code == "LIMIT" and (status == "BYE" or issubclass(default, LoginRefused)):
+        sentence = _LIMIT_OF_CONNECTIONS
+    if sentence is None:
+        kind, cause = row.kind or default, row.cause
+        hint, wait_s = row.hint, row.wait_s
+    else:
+        # What is said of a message is a refusal of one only where one is at stake.
+        kind = _KINDS.get(sentence.means) or (default if row.kind is None else MessageRefused)
+        cause = _CAUSES.get(sentence.means, "")
+        hint, wait_s = sentence.hint, sentence.wait_s
+        if code in _NOT_A_REASON:
+            code = _CODE_OF.get(sentence.means, code)
+    if status == "BAD" and not _holds_for_bad(kind, by_words=sentence is not None):
+        kind = BadAnswer
+    elif status == "BYE" and not issubclass(kind, (Unavailable, LoginRefused)) and kind is not UserError:
+        kind = ConnectionLost
+    if issubclass(kind, Unavailable):
+        wait_s = _stated_s(text, wait_s or _WAITS.get(kind, 0.0))
+    if not issubclass(kind, (MessageRefused, BadAnswer, ConnectionLost)):
+        cause = ""
+    return kind(said, code=code, hint=hint or _HINTS.get(kind, ""), wait_s=wait_s, cause=cause)
+
+
+def warning_in(code: str, text: str) -> Caution | None:
+    """What a tagged OK asks us to mind: throttling (Gmail, Dovecot) or a soft quota (RFC 5530, OVERQUOTA).
+
+    Gmail puts its `[THROTTLED]` behind the words: `OK Success [THROTTLED]` (seen by others).
+    """
+    code, words = code.upper(), text[:MAX_TEXT].upper()
+    if code == "THROTTLED" or "[THROTTLED]" in words:
+        return Caution(about="throttled", wait_s=_stated_s(text[:MAX_TEXT], RATE_WAIT_S), text=clean(text))
+    if code == "OVERQUOTA" or "[OVERQUOTA]" in words:
+        return Caution(about="quota", wait_s=0.0, text=clean(text))
+    return None
+
+
+def _general(row: _Row, default: type[AimportError]) -> Iterator[Sentence]:
+    """The sentences that may say more than this code, for this command."""
+    of_command: Sequence[Sentence] = ()
+    if issubclass(default, LoginRefused):
+        of_command = _LOGIN_WORDS
+    elif issubclass(default, MessageRefused):
+        of_command = _MESSAGE_WORDS
+    return (each for each in (*_BUSY_WORDS, *of_command, *_WORDS) if each.means in row.refined)
+
+
+def _first(sentences: Iterable[Sentence], text: str) -> Sentence | None:
+    return next((sentence for sentence in sentences if sentence.says.search(text)), None)
+
+
+def _holds_for_bad(kind: type[AimportError], *, by_words: bool) -> bool:
+    """Exchange says BAD when it throttles, and when IMAP is switched off for the account."""
+    if issubclass(kind, (Throttled, TooManyConnections)):
+        return True
+    return by_words and (kind is UserError or issubclass(kind, LoginRefused))
+
+
+def _stated_s(text: str, otherwise: float) -> float:
+    """Seconds that the words ask us to stay away, within reason."""
+    stated = _STATED.search(text)
+    if stated is None:
+        return min(otherwise, MAX_WAIT_S)
+    number, *units = stated.groups()
+    unit_ms = next(each for each, name in zip(_UNITS_MS, units, strict=True) if name)
+    return min(float(number) * unit_ms / 1000, MAX_WAIT_S)

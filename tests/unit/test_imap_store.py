@@ -19,6 +19,7 @@ from aimport.errors import (
     MailboxNotFound,
     OverQuota,
     ProtocolError,
+    ServerBug,
     Unavailable,
 )
 from aimport.imap.commands import LiteralPolicy
@@ -363,7 +364,7 @@ async def test_a_batch_is_one_command_and_its_ok_the_receipt(code: str, uids: li
         ("NO [OVERQUOTA] full", OverQuota),
         ("NO [UNAVAILABLE] later", Unavailable),
         ("NO [INUSE] later", Unavailable),
-        ("NO [SERVERBUG] later", Unavailable),
+        ("NO [SERVERBUG] later", ServerBug),
         ("NO [NOPERM] never", MailboxError),
     ],
 )
