@@ -20,7 +20,7 @@ from aimport.model import Secret
 from aimport.secret import Origin, check_private, parse_secret
 
 FILE_NAME: Final = "aimport.toml"
-AUTH_MECHANISMS: Final = ("plain", "login", "xoauth2", "oauthbearer", "scram-sha-256", "external")
+AUTH_MECHANISMS: Final = ("plain", "login", "xoauth2", "oauthbearer", "scram-sha-1", "scram-sha-256", "external")
 _CHOICES: Final = {
     "imapc_ssl": ("starttls", "imaps", "no"),
     "source_auth": AUTH_MECHANISMS,
@@ -57,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dest_auth: str = ""
     source_tls_ca: str = ""
     dest_tls_ca: str = ""
+    source_tls_cert: str = ""
+    dest_tls_cert: str = ""
     profile: str = ""
     trust_server_search: bool = False
     source_daily_bytes: int = 0

@@ -190,7 +190,8 @@ class HostLimits:
 
     def _fits(self, need: dict[str, int]) -> bool:
         return all(
-            self._used.get(host, 0) + count <= min(self._per_host, self._learnt.get(host, self._per_host)) or not self._used.get(host)
+            self._used.get(host, 0) + count <= min(self._per_host, self._learnt.get(host, self._per_host))
+            or not self._used.get(host)
             for host, count in need.items()
         )
 

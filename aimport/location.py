@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+from dataclasses import replace
 from typing import Final, Literal
 
 from aimport.config import AUTH_MECHANISMS, Settings, nearest
@@ -21,8 +23,8 @@ from aimport.variables import Expanded, Variables, expand, expand_parts
 
 Side = Literal["source", "destination"]
 
-SCHEMES: Final = ("maildir", "imap", "imaps", "imapc", "memory")
-LATER_SCHEMES: Final = ("mbox", "sdbox", "mdbox", "dbox", "tunnel", "eml", "mh", "zip", "tar", "auto")
+SCHEMES: Final = ("maildir", "imap", "imaps", "imapc", "tunnel", "memory")
+LATER_SCHEMES: Final = ("mbox", "sdbox", "mdbox", "dbox", "eml", "mh", "zip", "tar", "auto")
 LAYOUTS: Final = ("Maildir++", "fs", "imapdir", "index", "none")
 PATH_KEYS: Final = frozenset({"INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "INBOX", "ALT", "VOLATILEDIR"})
 KEYS: Final = PATH_KEYS | {
@@ -39,6 +41,8 @@ KEYS: Final = PATH_KEYS | {
     "NO-NOSELECT",
     "NO-FS-VALIDATION",
 }
+REMOTE_SHELLS: Final = frozenset({"ssh", "rsh", "slogin"})
+"""Programs that join their words again, for a shell at the other end."""
 _PORTS: Final = {"tls": 993, "starttls": 143, "none": 143}
 _IMAPC_SECURITY: Final[dict[str, Security]] = {"imaps": "tls", "starttls": "starttls", "no": "none"}
 _HOST = re.compile(r"[^\x00-\x20\x7f/?#@\[\]:%\\]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\]")
@@ -48,8 +52,8 @@ _REFERENCE = re.compile(r"(?:env|file|cmd)(?::|%%3A).", re.IGNORECASE | re.DOTAL
 def parse_location(text: str, variables: Variables, *, side: Side, settings: Settings) -> Endpoint:
     """The location `text` for the user whose `variables` these are.
 
-    IMAP of every spelling has the scheme "imap"; `security` tells them apart. Log-in details that
-    the text leaves out come from the settings of its side.
+    IMAP of every spelling has the scheme "imap"; `security` tells them apart; a tunnel has words of a
+    command. Log-in details that the text leaves out come from the settings of its side.
 
     Raises:
         ConfigurationError: the text is wrong for every user.
@@ -66,6 +70,8 @@ def parse_location(text: str, variables: Variables, *, side: Side, settings: Set
         return _Url(expanded, shown, variables, side, settings).parse(scheme, rest)
     if scheme == "imapc":
         return _imapc(variables, side, settings)
+    if scheme == "tunnel":
+        return _tunnel(rest, expanded, shown, variables, side, settings)
     if "\0" in rest:
         raise ConfigurationError(f"{shown}: holds a NUL")
     path, *options = (part.replace("\0", ":") for part in rest.replace("::", "\0").split(":"))
@@ -103,12 +109,14 @@ def check_password(text: str) -> None:
 
 
 def shown_location(text: str) -> str:
-    """`text` as errors may show it: a URL without its user part, and without anything that could be a password."""
+    """`text` as errors may show it: a URL without its user part, a command without its arguments, no password."""
     shown = re.sub(r"(?is)^(imaps?:/*|[a-z0-9+.-]*://).*@", r"\1...@", text)
     if re.match(r"(?i)imaps?:", shown) and not re.match(
         r"(?i)imaps?://(\.\.\.@)?(\[[^\]]*\]|[^/?#:]*)(:[0-9]{1,5})?([/?#]|$)", shown
     ):
         return f"{shown.partition(':')[0]}:..."
+    if match := re.match(r"(?is)(tunnel:\s*[^\s'\"\\]*)(.*)", shown):  # arguments may be secrets
+        return match[1] + (" ..." if match[2].strip() else "")
     return re.sub(r"(?is)^(imaps?:[^?]*\?)(?!tls=[a-z]*$).*", r"\1...", shown)
 
 
@@ -273,6 +281,38 @@ def _imapc(variables: Variables, side: Side, settings: Settings) -> Endpoint:
     return _with_login(endpoint, user, None, variables, side, settings, imapc=True)
 
 
+def _tunnel(
+    command: str, expanded: Expanded, shown: str, variables: Variables, side: Side, settings: Settings
+) -> Endpoint:
+    """Words as a shell splits them, before a value is put in: a value stays in its word, whatever it holds."""
+    try:
+        parts = shlex.split(command)
+    except ValueError:
+        raise ConfigurationError(f"{shown}: a quote without its end") from None
+    words = tuple(map(expanded.fill, parts))
+    if not words or not words[0]:
+        raise ConfigurationError(f"{shown}: has no command", hint="such as tunnel:doveadm exec imap -u %u")
+    for part, word in zip(parts, words, strict=True):
+        if "\0" in word:
+            raise UserError(f"user {variables.user!r}: a NUL in the command of {shown}")
+        # A user name `-oProxyCommand=...` would be an option of ssh.
+        if word.startswith("-") and not expanded.shape(part).startswith("-"):
+            raise UserError(f"user {variables.user!r}: a variable makes an option in the command of {shown}")
+    if any(os.path.basename(word) in REMOTE_SHELLS for word in words):
+        for value in expanded.values:
+            if shlex.quote(value) != value:
+                raise UserError(
+                    f"user {variables.user!r}: a variable holds what the remote shell of ssh would take as its own",
+                    hint="import this user by another way",
+                )
+    endpoint = _with_login(
+        Endpoint(scheme="tunnel", command=words, security="none"), "", None, variables, side, settings
+    )
+    if endpoint.secret is None and all(map(expanded.is_literal, parts)):
+        return replace(endpoint, user="")  # whatever the user, it is the same account
+    return endpoint
+
+
 def _with_login(
     endpoint: Endpoint,
     user: str,
@@ -290,7 +330,9 @@ def _with_login(
     master: str = getattr(settings, f"{prefix}_master_user")
     master_password: Secret | None = getattr(settings, f"{prefix}_master_password")
     its_auth: str = getattr(settings, f"{prefix}_auth")
-    its_ca: str = getattr(settings, f"{prefix}_tls_ca")
+    tunnel = endpoint.scheme == "tunnel"
+    its_ca: str = "" if tunnel else getattr(settings, f"{prefix}_tls_ca")
+    its_cert: str = "" if tunnel else getattr(settings, f"{prefix}_tls_cert")
     if imapc:  # Dovecot has one password: the master user's when there is one
         password = settings.imapc_password or password
         master, master_password = settings.imapc_master_user or master, settings.imapc_password or master_password
@@ -300,19 +342,18 @@ def _with_login(
         raise UserError(f"user {variables.user!r}: a control character in the log-in name")
     secret = secret or (master_password if login else password)
     auth = endpoint.auth or its_auth
-    if secret is None and auth != "external":
+    by_certificate = auth == "external" or (its_cert and not auth)
+    if secret is None and not by_certificate and not tunnel:
         setting = "imapc_password" if imapc else f"{prefix}_{'master_' if login else ''}password"
         raise ConfigurationError(f"{endpoint.host}: no password to log in {login or user!r}", hint=f"set {setting}")
-    return Endpoint(
-        scheme=endpoint.scheme,
-        host=endpoint.host,
-        port=endpoint.port,
-        security=endpoint.security,
+    return replace(
+        endpoint,
         user=user,
         login=login,
         secret=_for_user(secret, variables),
         auth=auth,
         tls_ca=expand(its_ca, variables),
+        tls_cert=expand(its_cert, variables),
     )
 
 
@@ -324,8 +365,6 @@ def _for_user(secret: Secret | None, variables: Variables) -> Secret | None:
     text = expanded.text
     if secret.kind != "cmd":
         return Secret(kind=secret.kind, text=expanded.fill(text))
-    import shlex
-
     # Split into words first, then variables: a user name with a blank or a quote stays in its word.
     try:
         words = shlex.split(text)

@@ -10,6 +10,7 @@ message has the same fingerprint in every store. A body of more than `STREAM_OCT
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -45,7 +46,7 @@ class Endpoint:
     """Where one side of one user's import lies: a location with every variable expanded.
 
     `identity` names the account for locks and people, without secrets:
-    `imap://bob@mail.example.org:993`, `maildir:/srv/mail/bob`.
+    `imap://bob@mail.example.org:993`, `maildir:/srv/mail/bob`, `tunnel:doveadm:5d41402abc4b2a76#bob`.
     """
 
     scheme: str
@@ -64,9 +65,22 @@ class Endpoint:
     """SASL mechanism asked for; empty: the best that the server offers."""
     tls_ca: str = ""
     """PEM file of trusted roots; empty: the system's."""
+    tls_cert: str = ""
+    """PEM file of the client's certificate and its key; empty: none is shown."""
+    command: tuple[str, ...] = field(default=(), repr=False)
+    """Words of a `tunnel:`; those after the first may be secrets."""
+
+    @property
+    def remote(self) -> bool:
+        """Another process stores what was sent, and may still do so after ours has died."""
+        return bool(self.host or self.command)
 
     @property
     def identity(self) -> str:
+        if self.command:
+            octets = "\0".join(self.command).encode("utf-8", "surrogateescape")
+            digest = hashlib.sha256(octets).hexdigest()[:16]
+            return f"{self.scheme}:{self.command[0]}:{digest}" + (f"#{self.user}" if self.user else "")
         if self.host:
             return f"{self.scheme}://{self.user}@{self.host}:{self.port}"
         return f"{self.scheme}:{self.path}" + (f"#{self.user}" if self.user else "")

@@ -395,7 +395,7 @@ async def _settle(account: Account, work: Work, lane: LaneLog, writer: Destinati
     """Finds out what became of batches without an answer; never sends one again blindly."""
     run = account.run
     newest = max(batch.created_us for batch in lane.open_batches) / 1e6
-    if account.job.destination.host:
+    if account.job.destination.remote:
         # The server finishes what it had received before our session died: wait that out first.
         await anyio.sleep(min(max(0.0, newest + run.limits.fence_s - run.clock()), run.limits.fence_s))
     position = await writer.position(work.target)

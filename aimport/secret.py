@@ -62,6 +62,16 @@ def check_private(path: str, mode: int, what: str) -> None:
         raise ConfigurationError(f"{path}: {what} is a secret and others can read this file", hint=f"type: {command}")
 
 
+def check_key(path: str) -> None:
+    """Warns of a file with a private key that others can read. What is not there is for the reader to tell."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        logger.warning("private key readable by others file=%s", path)
+
+
 def describe(secret: Secret) -> str:
     """How to name `secret` to people."""
     match secret.kind:
@@ -79,24 +89,34 @@ def reveal(secret: Secret) -> str:
     Raises:
         UserError: there is nothing at the reference, or it cannot be read.
     """
+    return reveal_lines(secret)[0]
+
+
+def reveal_lines(secret: Secret) -> tuple[str, str]:
+    """As `reveal`, with the line after the secret: what a program says about a token it gives. Empty: none, or no text.
+
+    Raises:
+        UserError
+    """
     match secret.kind:
         case "literal":
-            return secret.text
+            return secret.text, ""
         case "env":
             if not (value := os.environ.get(secret.text, "")):
                 raise UserError(f"{describe(secret)}: this environment variable is not set")
-            return value
+            return value, ""
         case "file":
             octets = _read_file(secret)
         case "cmd":
             octets = _run_command(secret)
+    first, _, rest = octets.partition(b"\n")
     try:
-        line = octets.partition(b"\n")[0].rstrip(b"\r").decode("utf-8")
+        line = first.rstrip(b"\r").decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{describe(secret)}: not UTF-8 text") from None  # the cause would hold the octets
     if not line:
         raise UserError(f"{describe(secret)}: the first line is empty")
-    return line
+    return line, rest.partition(b"\n")[0].rstrip(b"\r").decode("utf-8", "ignore")
 
 
 def _read_file(secret: Secret) -> bytes:

@@ -46,8 +46,7 @@ cyrus_group: {group}
 servername: localhost
 admins: {admin}
 allowplaintext: yes
-sasl_pwcheck_method: alwaystrue
-sasl_mech_list: PLAIN LOGIN
+{sasl}
 failedloginpause: 0
 virtdomains: userid
 defaultdomain: localhost.localdomain
@@ -60,6 +59,8 @@ tls_session_timeout: 0
 sync_log: 0
 {extra}
 """
+
+ANY_PASSWORD: Final = "sasl_pwcheck_method: alwaystrue\nsasl_mech_list: PLAIN LOGIN"
 
 CYRUS_CONF: Final = """\
 START {{
@@ -110,11 +111,17 @@ class Cyrus:
 
 @contextmanager
 def run_cyrus(
-    directory: Path | None = None, *, separator: str = "/", altnamespace: bool = True, extra: str = ""
+    directory: Path | None = None,
+    *,
+    separator: str = "/",
+    altnamespace: bool = True,
+    sasl: str = ANY_PASSWORD,
+    extra: str = "",
 ) -> Iterator[Cyrus]:
     """Run a Cyrus for as long as the context lasts.
 
-    `altnamespace` False puts mailboxes below INBOX. `extra` are lines of imapd.conf.
+    `altnamespace` False puts mailboxes below INBOX. `sasl` and `extra` are lines of imapd.conf,
+    which may hold no setting twice.
 
     Raises:
         servers.CannotGet: it is not unpacked here.
@@ -150,6 +157,7 @@ def run_cyrus(
                 admin="admin",
                 slash="yes" if separator == "/" else "no",
                 altnamespace="yes" if altnamespace else "no",
+                sasl=sasl,
                 extra=extra,
             )
         )

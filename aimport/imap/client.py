@@ -1,6 +1,6 @@
 """Connect to one IMAP server and log in.
 
-    connect() ──▶ Control (aioimaplib): TCP, TLS, greeting, STARTTLS, login
+    connect() ──▶ Control (aioimaplib): TCP and TLS, or a tunnel; greeting, STARTTLS, login (`imap.auth`)
                      │ set_protocol, with what was read and not yet used
                      ▼
                   Connection (`imap.connection`)
@@ -14,7 +14,6 @@ is logged here.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import os
 import socket
@@ -30,24 +29,41 @@ import anyio
 import anyio.to_thread
 
 from aimport.errors import AimportError, ConnectionLost, DeadlinePassed, LoginRefused, ProtocolError, UserError
+from aimport.imap import auth
 from aimport.imap.answers import clean, error_for
 from aimport.imap.commands import Burst, LiteralPolicy, Word, astring, buffers, encode
 from aimport.imap.connection import Connection, Deadlines, lost
 from aimport.imap.fragments import FragmentReader
 from aimport.imap.responses import Capability, Continuation, Response, Tagged, Untagged, capabilities, parse
-from aimport.model import Endpoint, Secret
-from aimport.secret import reveal
+from aimport.imap.tokens import Tokens
+from aimport.imap.tunnel import CommandEnded, Tunnel
+from aimport.model import Endpoint
+from aimport.secret import check_key, redact, reveal
 
 logger = logging.getLogger(__name__)
 
 PORTS: Final = {"tls": 993, "starttls": 143, "none": 143}
+RENEWABLE: Final = frozenset({"", "AUTHENTICATIONFAILED", "EXPIRED"})
+"""Codes of a refusal after which another token may do; AUTHORIZATIONFAILED says that it would not."""
+CYRUS: Final = ("Cyrus IMAP", "ANNOTATE-EXPERIMENT-1")
+"""In the greeting or the capabilities of Cyrus, which knows no channel binding but tls-unique and says so only after
+the proof (3.6, seen)."""
+REDACTED_FROM: Final = 6
+"""Characters of a secret that is taken out of what the server says; a shorter one is in many words."""
+
+_TOKENS: Final = Tokens()
+"""For all connections of this process: a command that gives tokens runs once in the life of each."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[tuple[int, str]]]]
 """Addresses of a host: (family, address) in the order to try."""
 
 
 async def connect(
-    endpoint: Endpoint, *, deadlines: Deadlines | None = None, resolve: Resolve | None = None
+    endpoint: Endpoint,
+    *,
+    deadlines: Deadlines | None = None,
+    resolve: Resolve | None = None,
+    tokens: Tokens | None = None,
 ) -> Connection:
     """A connection logged in to `endpoint`; close it with `Connection.close`.
 
@@ -55,26 +71,32 @@ async def connect(
     no fall back to plain text.
 
     Raises:
-        UserError: TLS, name or certificate are not as asked; no way to log in.
+        UserError: TLS, name or certificate are not as asked; no way to log in; a command that cannot be run.
         LoginRefused
         ConnectionLost: it may work later.
     """
     deadlines = deadlines or Deadlines()
+    tokens = tokens or _TOKENS
     where = where_of(endpoint)
-    password = await _reveal(endpoint, where)
+    secret = "" if endpoint.command else await _reveal(endpoint, where, tokens)
     reader = FragmentReader()
     control = Control(where, reader, deadlines.command_s)
     try:
-        with _translated(where), anyio.fail_after(deadlines.connect_s):
-            await _open(endpoint, control, deadlines.connect_s, resolve or _resolve)
+        with _translated(where, control), anyio.fail_after(deadlines.connect_s):
+            if endpoint.command:
+                Tunnel.open(endpoint.command, control, where=where)
+            else:
+                await _open(endpoint, control, deadlines.connect_s, resolve or _resolve)
             greeting = await control.greeting
         await _secure(endpoint, control, greeting, where, deadlines.connect_s)
         if greeting.status != "PREAUTH":
-            await _log_in(endpoint, control, password, where)
+            if endpoint.command:  # it was not known before whether a secret is needed
+                secret = await _reveal(endpoint, where, tokens)
+            await _log_in(endpoint, control, secret, where, tokens)
         if not control.capabilities:
             await control.ask_capabilities()
     except BaseException:
-        control.abort()
+        await control.abandon()
         raise
     logger.debug("session opened host=%s security=%s", where, endpoint.security)
     return _handed_over(control, deadlines)
@@ -96,15 +118,25 @@ def _handed_over(control: Control, deadlines: Deadlines) -> Connection:
 
 
 def where_of(endpoint: Endpoint) -> str:
-    """`host:port`, with the port that goes without saying."""
+    """`host:port`, with the port that goes without saying; of a command its first word."""
+    if endpoint.command:
+        return f"tunnel:{endpoint.command[0]}"
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     return f"{host}:{endpoint.port or PORTS[endpoint.security]}"
 
 
-async def _reveal(endpoint: Endpoint, where: str) -> str:
-    secret: Secret | None = endpoint.secret
+async def _reveal(endpoint: Endpoint, where: str, tokens: Tokens) -> str:
+    """Password or token; "" where a certificate is to do."""
+    secret = endpoint.secret
+    if endpoint.auth == "external" or (secret is None and endpoint.tls_cert and not endpoint.auth):
+        return ""
     if secret is None:
-        raise UserError(f"{where}: no password for {endpoint.login or endpoint.user}", hint="give one in the user list")
+        whose = f" for {endpoint.login or endpoint.user}" if endpoint.login or endpoint.user else ""
+        what = f"the server greets without PREAUTH and there is no password{whose}"
+        hint = "give one in the user list or the settings"
+        raise UserError(f"{where}: {what if endpoint.command else f'no password{whose}'}", hint=hint)
+    if endpoint.auth in auth.TOKENS:
+        return await tokens.get(secret)
     return secret.text if secret.kind == "literal" else await anyio.to_thread.run_sync(reveal, secret)
 
 
@@ -112,8 +144,8 @@ async def _reveal(endpoint: Endpoint, where: str) -> str:
 
 
 @contextmanager
-def _translated(where: str) -> Generator[None]:
-    """Foreign exceptions of connecting and of the control plane, as ours."""
+def _translated(where: str, control: Control | None = None) -> Generator[None]:
+    """Foreign exceptions of connecting and of the control plane, as ours; with what a tunnel's child has said."""
     try:
         yield
     except ssl.SSLCertVerificationError as exc:
@@ -128,7 +160,8 @@ def _translated(where: str) -> Generator[None]:
             raise UserError(f"{where}: no such host", hint="check the host name") from exc
         raise ConnectionLost(f"{where}: the host name cannot be resolved now: {exc.strerror}") from exc
     except TimeoutError as exc:  # of a scope or of the system
-        raise DeadlinePassed(f"{where}: no connection within the deadline") from exc
+        said = control.transport.said if control is not None and isinstance(control.transport, Tunnel) else ""
+        raise DeadlinePassed(f"{where}: no connection within the deadline{said and f': {said}'}") from exc
     except OSError as exc:
         raise ConnectionLost(f"{where}: {os.strerror(exc.errno) if exc.errno else exc}") from exc
     except aioimaplib.CommandTimeout as exc:
@@ -146,7 +179,7 @@ async def _open(endpoint: Endpoint, control: Control, deadline_s: float, resolve
     """Tries the addresses of the host in turn; a dead one takes no more than its share of the deadline."""
     loop = asyncio.get_running_loop()
     port = endpoint.port or PORTS[endpoint.security]
-    tls = _trust(endpoint.tls_ca) if endpoint.security == "tls" else None
+    tls = _trust(endpoint.tls_ca, endpoint.tls_cert) if endpoint.security == "tls" else None
     addresses = await resolve(endpoint.host, port)
     failure: OSError = OSError("no address")
     for family, address in addresses:
@@ -173,11 +206,26 @@ async def _open(endpoint: Endpoint, control: Control, deadline_s: float, resolve
 
 
 @lru_cache(maxsize=8)
-def _trust(tls_ca: str) -> ssl.SSLContext:
+def _trust(tls_ca: str, tls_cert: str) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=tls_ca or None)
+        context = ssl.create_default_context(cafile=tls_ca or None)
     except OSError as exc:  # ssl.SSLError is one: no certificate in the file
         raise UserError(f"tls_ca {tls_ca}: no trusted roots can be read: {clean(str(exc))}") from exc
+    if tls_cert:
+        check_key(tls_cert)
+        try:
+            context.load_cert_chain(tls_cert, password=_no_passphrase)
+        except (OSError, ValueError) as exc:
+            raise UserError(
+                f"tls_cert {tls_cert}: no certificate with its key can be read: {clean(str(exc))}",
+                hint="a PEM file with both, the key without a passphrase",
+            ) from exc
+    return context
+
+
+def _no_passphrase() -> str:
+    """OpenSSL would ask the terminal."""
+    raise ValueError("the key has a passphrase")
 
 
 async def _secure(endpoint: Endpoint, control: Control, greeting: Untagged, where: str, deadline_s: float) -> None:
@@ -196,72 +244,162 @@ async def _secure(endpoint: Endpoint, control: Control, greeting: Untagged, wher
     hint = "nothing was sent; use imaps://, or allow plain text for this host"
     if "STARTTLS" not in control.capabilities:
         raise UserError(f"{where}: the server does not offer STARTTLS", hint=hint)
-    tagged = await control.run("STARTTLS")
+    tagged = await control.run(b"STARTTLS")
     if tagged.status != "OK":
         raise UserError(f"{where}: the server refused STARTTLS: {clean(tagged.text)}", hint=hint)
     with _translated(where), anyio.fail_after(deadline_s):
-        await control.start_tls(_trust(endpoint.tls_ca), endpoint.host)
+        await control.start_tls(_trust(endpoint.tls_ca, endpoint.tls_cert), endpoint.host)
     await control.ask_capabilities()  # what was said in plain text counts for nothing (RFC 9051 §11.1)
 
 
 # Log in -------------------------------------------------------------------------------------------------------
 
 
-async def _log_in(endpoint: Endpoint, control: Control, password: str, where: str) -> None:
+async def _log_in(endpoint: Endpoint, control: Control, secret: str, where: str, tokens: Tokens) -> None:
+    """Logs in. A password is tried once; a token that was refused once more when there is another one by then."""
     if not control.capabilities:
         await control.ask_capabilities()
-    who = f"{endpoint.login} for {endpoint.user}" if endpoint.login else endpoint.user
-    try:
-        name, words, replies = _credentials(endpoint, password, frozenset(control.capabilities))
-    except ValueError:
-        raise UserError(f"{where}: login of {who}: NUL, CR or LF in a name or password") from None
-    control.capabilities.clear()  # they change with the login (RFC 9051 §6.2.3)
-    tagged = await control.run(name, *words, replies=replies)
-    if tagged.status != "OK":
-        # A BAD too: the same octets would be refused again, and each try may count against the account.
-        raise error_for("NO", tagged.code, tagged.text, where=where, doing=f"login of {who}", default=LoginRefused)
-    if tagged.code == "CAPABILITY":
-        control.learn(tagged.args)
+    offered = frozenset(control.capabilities)
+    refusal = await _try(endpoint, control, secret, offered)
+    if refusal is not None and endpoint.auth in auth.TOKENS and endpoint.secret is not None:
+        if type(refusal) is LoginRefused and refusal.code in RENEWABLE:
+            fresh = None
+            try:
+                fresh = await tokens.renewed(endpoint.secret, secret)
+            except UserError as error:
+                refusal.text += f"; another token: {error.text}"
+            if fresh is not None:
+                logger.debug("token renewed host=%s", where)
+                refusal = await _try(endpoint, control, fresh, offered)
+    if refusal is not None:
+        raise refusal
     control.state = aioimaplib.AUTH
 
 
-def _credentials(endpoint: Endpoint, password: str, offered: frozenset[str]) -> tuple[str, list[Word], list[bytes]]:
-    """Command, its words, and the answers to the server's challenges."""
-    where, asked = where_of(endpoint), endpoint.auth.upper()
-    identity = endpoint.login or endpoint.user
-    if not asked:
-        asked = "PLAIN" if "AUTH=PLAIN" in offered or endpoint.login else "LOGIN"
-    if asked == "LOGIN":
-        if endpoint.login:
-            raise UserError(f"{where}: LOGIN cannot act for another user", hint="use auth=PLAIN")
-        if "LOGINDISABLED" in offered:
-            raise UserError(f"{where}: the server allows no login here", hint="use TLS, or another mechanism")
-        return "LOGIN", [astring(identity), astring(password)], []
-    if f"AUTH={asked}" not in offered:
-        raise UserError(f"{where}: the server does not offer AUTH={asked}", hint="nothing was sent")
-    if asked == "PLAIN":  # RFC 4616
-        fields = (endpoint.user if endpoint.login else "", identity, password)
-        if any("\0" in field for field in fields):
-            raise ValueError("NUL")
-        first, later = "\0".join(fields), []
-    elif asked == "XOAUTH2":
-        first, later = f"user={endpoint.user}\1auth=Bearer {password}\1\1", [b""]  # "" takes the reason for a NO
-    else:
-        raise UserError(f"{where}: AUTH={asked} is not supported", hint="use PLAIN, LOGIN or XOAUTH2")
-    response = base64.b64encode(first.encode())
-    if "SASL-IR" in offered:
-        return "AUTHENTICATE", [asked.encode(), response], later
-    return "AUTHENTICATE", [asked.encode()], [response, *later]
+async def _try(endpoint: Endpoint, control: Control, secret: str, offered: frozenset[str]) -> AimportError | None:
+    """One login; the refusal of it, or None."""
+    bindings: list[auth.Binding | None] = [*control.bindings()]
+    if CYRUS[0] in control.greeting.result().text or CYRUS[1] in offered:
+        bindings.reverse()
+    try:
+        name = auth.choose(
+            endpoint.auth,
+            offered,
+            encrypted=endpoint.security != "none" or bool(endpoint.command),
+            bound=bool(bindings),
+            master=bool(endpoint.login),
+            certificate=bool(endpoint.tls_cert),
+            secret=endpoint.secret is not None,
+        )
+    except UserError as error:
+        error.text = f"{control.where}: {error.text}"
+        raise
+    refusal: AimportError | None = None
+    # What kinds of binding a server knows it does not say. One that is refused before there was a proof of the
+    # password was no try of the password.
+    for binding in bindings if name.endswith("-PLUS") else bindings[:1] or [None]:
+        refusal, proven = await _exchange(endpoint, control, secret, offered, name, binding)
+        if refusal is None or proven or type(refusal) is not LoginRefused:
+            break
+    return refusal
+
+
+async def _exchange(
+    endpoint: Endpoint,
+    control: Control,
+    secret: str,
+    offered: frozenset[str],
+    name: str,
+    binding: auth.Binding | None,
+) -> tuple[AimportError | None, bool]:
+    """One exchange with the server; its refusal or None, and whether the secret or a proof of it has left."""
+    where = control.where
+    who = f"{endpoint.login} for {endpoint.user}" if endpoint.login else endpoint.user
+    credentials = auth.Credentials(
+        user=endpoint.user,
+        login=endpoint.login,
+        secret=secret,
+        host=endpoint.host,
+        port=endpoint.port or PORTS[endpoint.security],
+        binding=binding,
+    )
+    exchange: auth.Exchange | None = None
+    try:
+        if name:
+            exchange = auth.exchange(name, credentials, offered)
+            words: list[Word] = [*exchange.command(initial="SASL-IR" in offered)]
+        else:
+            words = [b"LOGIN", astring(endpoint.user), astring(secret)]
+    except ValueError:
+        raise UserError(f"{where}: login of {who}: NUL, CR or LF in a name or password") from None
+    control.capabilities.clear()  # they change with the login (RFC 9051 §6.2.3)
+    with _translated(where), anyio.fail_after(2 * control.command_s):  # each octet that comes moves the other deadline
+        tagged = await control.log_in(words, exchange)
+    if tagged.status == "OK":
+        if tagged.code == "CAPABILITY":
+            control.learn(tagged.args)
+        return None, True
+    # A BAD too: the same octets would be refused again, and each try may count against the account.
+    refusal = error_for("NO", tagged.code, tagged.text, where=where, doing=f"login of {who}", default=LoginRefused)
+    if exchange is not None and exchange.reason:
+        refusal.text += f" ({exchange.reason})"
+    if type(refusal) is LoginRefused and endpoint.auth in auth.TOKENS:
+        refusal.hint = refusal.hint and "the server does not take this token for this user"
+    elif type(refusal) is LoginRefused and name.endswith("-PLUS"):
+        refusal.hint = "wrong password; or the server is not the end of this TLS connection, or it binds in another way"
+    if len(secret) >= REDACTED_FROM:
+        refusal.text = redact(refusal.text, [secret])
+    return refusal, exchange is None or exchange.proven
 
 
 class _Command(aioimaplib.Command):
-    """A command that carries its octets; its `repr`, as aioimaplib prints it, has the name only."""
+    """A command that carries its octets; its `repr`, as aioimaplib prints it, has the name only.
 
-    def __init__(self, name: str, tag: str, words: Sequence[Word], replies: Sequence[bytes], timeout_s: float) -> None:
-        super().__init__(name, tag, timeout=timeout_s)
-        self.bursts: deque[Burst] = deque(encode(tag, [name.encode("ascii"), *words], LiteralPolicy.SYNC))
-        self.bursts.extend([reply + b"\r\n"] for reply in replies)
+    `wait` answers the challenges of an `exchange` until the command ends.
+    """
+
+    def __init__(
+        self,
+        tag: str,
+        words: Sequence[Word],
+        timeout_s: float,
+        exchange: auth.Exchange | None = None,
+        answer: Callable[[bytes], None] | None = None,
+    ) -> None:
+        name = words[0]
+        assert isinstance(name, bytes)
+        super().__init__(name.decode("ascii"), tag, timeout=timeout_s)
+        self.bursts: deque[Burst] = deque(encode(tag, words, LiteralPolicy.SYNC))
         self.tagged: Tagged | None = None
+        self.exchange = exchange
+        self._answer = answer
+        self._challenges: deque[str] = deque()
+        self._stirred = asyncio.Event()
+        self._ended = False
+
+    def challenge(self, text: str) -> None:
+        if self.exchange is None or self._challenges:
+            raise ProtocolError("the server waits for octets that were not announced")
+        self._challenges.append(text)
+        self._stirred.set()
+
+    async def wait(self) -> None:
+        while self.exchange is not None and self._answer is not None and not self._ended:
+            await self._stirred.wait()
+            self._stirred.clear()
+            if self._challenges:
+                text = self._challenges[0]
+                reply = self.exchange.reply
+                line = await anyio.to_thread.run_sync(reply, text) if self.exchange.slow else reply(text)
+                self._challenges.popleft()
+                if not self._ended:
+                    self._answer(line)
+        await super().wait()
+
+    def close(self, line: bytes, result: str) -> None:
+        self._ended = True
+        super().close(line, result)
+        self._stirred.set()
 
     def progress(self) -> None:
         """Starts the deadline anew."""
@@ -287,16 +425,16 @@ class Control(aioimaplib.IMAP4ClientProtocol):
         self.bye: Untagged | None = None
         self._greeted = False
         self._command: _Command | None = None
-        self._command_s = command_s
+        self.command_s = command_s
         self._one = anyio.Lock()
         self._handshake = False
 
-    async def run(self, name: str, *words: Word, replies: Sequence[bytes] = ()) -> Tagged:
-        """Sends one command and returns its end. `replies` answer the server's challenges in order."""
+    async def run(self, *words: Word, exchange: auth.Exchange | None = None) -> Tagged:
+        """Sends one command and returns its end. `exchange` answers the server's challenges."""
         async with self._one:
             if self.lost is not None:
                 raise self.lost
-            self._command = _Command(name, self.new_tag(), words, replies, self._command_s)
+            self._command = _Command(self.new_tag(), words, self.command_s, exchange, self._write_line)
             try:
                 with _translated(self.where):
                     await self.execute(self._command)
@@ -307,9 +445,33 @@ class Control(aioimaplib.IMAP4ClientProtocol):
                 self._command.close(b"", "KO")  # its timer, when this was cancelled
                 self._command = None
 
+    async def log_in(self, words: Sequence[Word], exchange: auth.Exchange | None) -> Tagged:
+        """As `run`; an OK of a server that did not do its part of the exchange is an error."""
+        try:
+            tagged = await self.run(*words, exchange=exchange)
+            if exchange is not None and tagged.status == "OK":
+                exchange.finish()
+        except AimportError as error:
+            if not error.text.startswith(self.where):
+                error.text = f"{self.where}: {error.text}"
+            raise
+        return tagged
+
+    def bindings(self) -> list[auth.Binding]:
+        """What a login can be bound to in this connection, the best first; nothing without TLS."""
+        tls: ssl.SSLObject | None = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        if tls is None:
+            return []
+        certificate = tls.getpeercert(binary_form=True)
+        finished = tls.get_channel_binding("tls-unique")
+        found = [auth.end_point(certificate)] if certificate else []
+        if finished:
+            found.append(auth.Binding(kind="tls-unique", data=finished))
+        return [binding for binding in found if binding is not None]
+
     async def ask_capabilities(self) -> None:
         self.capabilities.clear()
-        tagged = await self.run("CAPABILITY")
+        tagged = await self.run(b"CAPABILITY")
         if tagged.status != "OK" or not self.capabilities:
             raise ProtocolError(f"{self.where}: the server does not say what it can do")
 
@@ -329,6 +491,13 @@ class Control(aioimaplib.IMAP4ClientProtocol):
         if self.transport is not None:
             self.transport.abort()
 
+    async def abandon(self) -> None:
+        """Ends the connection; of a tunnel, its child as well, which takes little more than `TERM_S`."""
+        self.abort()
+        if isinstance(self.transport, Tunnel):
+            with anyio.CancelScope(shield=True):
+                await self.transport.wait_closed()
+
     # What aioimaplib calls, or calls on us; each replaces one of its own.
 
     def send(self, line: str, scrub: str | None = None) -> None:
@@ -346,7 +515,10 @@ class Control(aioimaplib.IMAP4ClientProtocol):
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(lost(self.where, exc, self.bye))
+        if isinstance(exc, CommandEnded) and not self._greeted:
+            self._fail(exc.before_greeting(self.where))
+        else:
+            self._fail(lost(self.where, exc, self.bye))
 
     def _receive(self, response: Response) -> None:
         if self._handshake:
@@ -374,10 +546,13 @@ class Control(aioimaplib.IMAP4ClientProtocol):
                 self.transport.pause_reading()
             command.close(b"", response.status)
         elif isinstance(response, Continuation):
-            if command is None or not command.bursts:
+            if command is None:
                 raise ProtocolError("the server waits for octets that were not announced")
             command.progress()
-            self._write_next()
+            if command.bursts:
+                self._write_next()
+            else:
+                command.challenge(response.text)
         else:
             if isinstance(response, Untagged) and response.status == "BYE":
                 self.bye = response
@@ -389,6 +564,10 @@ class Control(aioimaplib.IMAP4ClientProtocol):
     def _write_next(self) -> None:
         assert self._command is not None and self.transport is not None
         self.transport.writelines(buffers(self._command.bursts.popleft()))
+
+    def _write_line(self, line: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(line + b"\r\n")
 
     def _fail(self, error: AimportError) -> None:
         self.lost = self.lost or error

@@ -23,7 +23,7 @@ class Stores:
                 from aimport.stores.maildir import MaildirSource
 
                 return MaildirSource(endpoint)
-            case "imap":
+            case "imap" | "tunnel":
                 from aimport.stores.imap import ImapSource
 
                 return ImapSource(endpoint)
@@ -39,7 +39,7 @@ class Stores:
                 from aimport.stores.maildir import MaildirDestination
 
                 return MaildirDestination(endpoint, fsync=self._fsync)
-            case "imap":
+            case "imap" | "tunnel":
                 from aimport.stores.imap import ImapDestination
 
                 return ImapDestination(endpoint)

@@ -98,7 +98,7 @@ async def test_a_challenge_that_never_ends_ends() -> None:
         - eof
     """
     async with scripted(script) as server:
-        with pytest.raises(ProtocolError, match="not announced"):
+        with pytest.raises(ProtocolError, match="waits for more than PLAIN has to say"):
             await connect(server.endpoint())
 
 
@@ -149,7 +149,11 @@ async def test_what_cannot_be_sent_is_refused_unsent(user: str) -> None:
         ("IMAP4rev1", "plain", "", "AUTH=PLAIN"),
         ("IMAP4rev1", "", "admin", "AUTH=PLAIN"),
         (BEFORE, "login", "admin", "cannot act"),
-        ("IMAP4rev1 AUTH=SCRAM-SHA-1", "scram-sha-1", "", "not supported"),
+        ("IMAP4rev1 AUTH=SCRAM-SHA-1 AUTH=PLAIN", "scram-sha-256", "", "AUTH=SCRAM-SHA-256"),
+        ("IMAP4rev1 AUTH=PLAIN AUTH=LOGIN", "scram-sha-1", "", "AUTH=SCRAM-SHA-1"),
+        ("IMAP4rev1 AUTH=PLAIN", "oauthbearer", "", "AUTH=OAUTHBEARER"),
+        ("IMAP4rev1 AUTH=CRAM-MD5 AUTH=NTLM", "", "", "no mechanism for a password .*AUTH=CRAM-MD5, AUTH=NTLM"),
+        ("IMAP4rev1 AUTH=EXTERNAL", "external", "", "client certificate"),
     ],
 )
 async def test_no_credentials_go_by_a_way_that_was_not_asked_for(

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "aimport"
 PURE = {"model", "flags", "names", "octets", "errors"}
-WITHOUT_IO = {"imap.fragments", "imap.responses", "imap.commands", "imap.answers", "reconcile"}
+WITHOUT_IO = {"imap.auth", "imap.fragments", "imap.responses", "imap.commands", "imap.answers", "reconcile"}
 ONLY_IN = {
     "aioimaplib": {"imap.client"},
     "click": {"cli"},
