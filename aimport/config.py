@@ -23,6 +23,8 @@ FILE_NAME: Final = "aimport.toml"
 AUTH_MECHANISMS: Final = ("plain", "login", "xoauth2", "oauthbearer", "scram-sha-1", "scram-sha-256", "external")
 _CHOICES: Final = {
     "imapc_ssl": ("starttls", "imaps", "no"),
+    "source_compress": ("auto", "yes", "no"),
+    "dest_compress": ("auto", "yes", "no"),
     "source_auth": AUTH_MECHANISMS,
     "dest_auth": AUTH_MECHANISMS,
 }
@@ -60,6 +62,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     source_tls_cert: str = ""
     dest_tls_cert: str = ""
     profile: str = ""
+    source_profile: str = ""
+    dest_profile: str = ""
+    source_compress: str = "auto"
+    dest_compress: str = "auto"
     trust_server_search: bool = False
     source_daily_bytes: int = 0
     """Octets a user may fetch a day; 0: no limit."""

@@ -79,8 +79,6 @@ class AimportError(Exception):
     retry: ClassVar[Retry] = Retry.NEVER
     status: ClassVar[Status] = "failed"
     exit_code: ClassVar[int] = 75
-    tries: ClassVar[int | None] = None
-    """How often one command may be sent in all before the failure is recorded; None: as long as retries last."""
 
     def __init__(self, text: str, *, hint: str = "", code: str = "", wait_s: float = 0.0, cause: Cause = "") -> None:
         super().__init__(text)
@@ -254,7 +252,8 @@ class TooManyConnections(Unavailable):
 class ServerBug(Unavailable):
     """SERVERBUG (RFC 5530): Dovecot says it of passing failures, others of one message they cannot handle."""
 
-    tries = 3
+    tries: ClassVar[int] = 3
+    """How often one message may be sent in all before that is recorded."""
 
 
 def widest(errors: Iterable[BaseException]) -> AimportError:

@@ -11,7 +11,18 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from aimport.model import Batch, Mailbox, Message, Outcome, Position, Selection, Stored, Unreadable, Wanted
+from aimport.model import (
+    Batch,
+    ConnectionLimits,
+    Mailbox,
+    Message,
+    Outcome,
+    Position,
+    Selection,
+    Stored,
+    Unreadable,
+    Wanted,
+)
 
 
 class SourceSession(Protocol):
@@ -19,6 +30,9 @@ class SourceSession(Protocol):
 
     Nothing is ever created, renamed, locked or written at the source.
     """
+
+    @property
+    def limits(self) -> ConnectionLimits: ...
 
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         """Every mailbox that can hold messages.
@@ -83,7 +97,15 @@ class DestinationSession(Protocol):
     """Writes one account. `separator` is the one names of this destination are shown with."""
 
     @property
+    def limits(self) -> ConnectionLimits: ...
+
+    @property
     def separator(self) -> str: ...
+
+    @property
+    def folds_case(self) -> bool:
+        """Names that differ in case, or in the form of a letter with an accent, are one mailbox."""
+        ...
 
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         """Make `mailbox` exist. Already existing is success (ALREADYEXISTS, RFC 9051 §7.1).

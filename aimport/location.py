@@ -354,6 +354,8 @@ def _with_login(
         auth=auth,
         tls_ca=expand(its_ca, variables),
         tls_cert=expand(its_cert, variables),
+        profile=getattr(settings, f"{prefix}_profile") or settings.profile,
+        compress=getattr(settings, f"{prefix}_compress"),
     )
 
 

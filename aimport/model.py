@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, NewType, Protocol
 
-from aimport.errors import AimportError, Status
+from aimport.errors import AimportError, Cause, Status
 
 MessageKey = NewType("MessageKey", str)
 """Identity of a message in its source mailbox, stable over runs: `uidvalidity:uid`, Maildir base name."""
@@ -67,6 +67,10 @@ class Endpoint:
     """PEM file of trusted roots; empty: the system's."""
     tls_cert: str = ""
     """PEM file of the client's certificate and its key; empty: none is shown."""
+    profile: str = ""
+    """Server profile by name or file; empty: chosen by what the server says."""
+    compress: Literal["auto", "yes", "no"] = "auto"
+    """COMPRESS=DEFLATE (RFC 4978); "auto": when the link proves slow."""
     command: tuple[str, ...] = field(default=(), repr=False)
     """Words of a `tunnel:`; those after the first may be secrets."""
 
@@ -118,6 +122,15 @@ class Mailbox:
     def name(self) -> str:
         """The name with the store's own separator, for people and queries."""
         return self.separator.join(self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """How many connections a server is known to take at a time; 0: not known."""
+
+    per_user: int = 0
+    per_address: int = 0
+    """From one address, for all users."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +252,7 @@ class Rejected:
     key: MessageKey
     code: str
     text: str
-    cause: str = field(default="", compare=False)
+    cause: Cause = field(default="", compare=False)
     """What is wrong with the message, where the words of the refusal tell (`imap.answers`)."""
 
 

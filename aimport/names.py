@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
@@ -106,8 +107,12 @@ def destination_path(source: Mailbox, parent: tuple[str, ...], separator: str) -
     return parent + levels
 
 
-def map_names(sources: Iterable[Mailbox], parent: str, separator: str) -> Mapping[Mailbox, Mailbox]:
+def map_names(
+    sources: Iterable[Mailbox], parent: str, separator: str, *, folds_case: bool = False
+) -> Mapping[Mailbox, Mailbox]:
     """Destination mailbox of each source mailbox, in the order given.
+
+    `folds_case`: to the destination, names that differ in case or Unicode form only are one.
 
     Raises:
         NameClash: two source mailboxes have one destination name.
@@ -118,7 +123,8 @@ def map_names(sources: Iterable[Mailbox], parent: str, separator: str) -> Mappin
     taken: dict[tuple[str, ...], Mailbox] = {}
     for source in sources:
         path = destination_path(source, above, separator)
-        other = taken.setdefault(path, source)
+        image = tuple(unicodedata.normalize("NFC", level).casefold() for level in path) if folds_case else path
+        other = taken.setdefault(image, source)
         if other is not source:
             raise NameClash(
                 f"mailboxes {other.name!r} and {source.name!r} would both become {separator.join(path)!r}",

@@ -16,10 +16,10 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import anyio
@@ -32,19 +32,22 @@ from aimport.errors import (
     AccessRefused,
     AimportError,
     JournalError,
+    LoginRefused,
     MailboxError,
     MailboxNotFound,
     MessageUnreadable,
     OverQuota,
     Retry,
     Scope,
+    ServerBug,
     Status,
+    TooManyConnections,
     UserError,
     widest,
 )
 from aimport.interfaces import Appending, Destination, DestinationSession, Source, SourceSession
 from aimport.journal import Journal, LaneLog, UserLog
-from aimport.limits import ByteBudget, HostLimits, Lease, Limits
+from aimport.limits import LOGINS_REFUSED, ByteBudget, HostLimits, Lease, Limits
 from aimport.model import (
     STREAM_OCTETS,
     Appended,
@@ -79,6 +82,7 @@ HASH_INLINE_OCTETS: Final = 128 * 1024
 """Up to here hashing a batch costs less than the 60-90 us of a thread hop (measured)."""
 COMMIT_GRACE_S: Final = 5.0
 MAX_RETRY_WAIT_S: Final = 60.0
+SERVER_BUGS_IN_A_ROW: Final = 10  # arbitrary: so many are no fault of the messages
 TEXT_LIMIT: Final = 1000  # characters of a server's words kept with a repair
 
 
@@ -248,7 +252,11 @@ async def _copy_account(account: Account) -> None:
     job, run = account.job, account.run
     account.failures.clear()
     source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
-    async with run.hosts.hold((source.host, destination.host)), source.open() as reader, destination.open() as writer:
+    async with (
+        run.hosts.hold((source.host, destination.host)),
+        _opened(source, run) as reader,
+        _opened(destination, run) as writer,
+    ):
         await _select_all(account, reader, writer)
         works = [work for work in account.works.values() if not work.complete]
         works.sort(key=lambda work: len(work.selection.keys), reverse=True)
@@ -256,6 +264,46 @@ async def _copy_account(account: Account) -> None:
     again = [error for _, error in account.failures if error.retry is Retry.LATER]
     if again:
         raise widest(again)
+
+
+S = TypeVar("S", SourceSession, DestinationSession)
+S_co = TypeVar("S_co", SourceSession, DestinationSession, covariant=True)
+
+
+class _Store(Protocol[S_co]):
+    """What source and destination have in common."""
+
+    host: str
+
+    def open(self) -> AbstractAsyncContextManager[S_co]: ...
+
+
+@asynccontextmanager
+async def _opened(store: _Store[S], run: Run) -> AsyncGenerator[S]:
+    """A session; what its host refused or allowed is learnt for all users.
+
+    Raises:
+        LoginRefused: also unasked, when a host has refused many users one after the other.
+    """
+    hosts, host = run.hosts, store.host
+    if hosts.is_closed(host):
+        raise LoginRefused(
+            f"{host}: not tried, for it refused the last {LOGINS_REFUSED} logins one after the other",
+            hint="check the credentials, then resume",
+        )
+    async with AsyncExitStack() as stack:
+        try:
+            session = await stack.enter_async_context(store.open())
+        except LoginRefused:
+            hosts.refused_login(host)
+            raise
+        except TooManyConnections:
+            logger.warning("connections lowered host=%s connections=%d", host, hosts.refused_connection(host))
+            raise
+        hosts.logged_in(host)
+        if host and session.limits.per_address:
+            hosts.allow(host, session.limits.per_address)
+        yield session
 
 
 async def _map_mailboxes(
@@ -268,7 +316,8 @@ async def _map_mailboxes(
     """
     listed = await reader.list_mailboxes()
     mailboxes = [mailbox for mailbox in listed if run.query.selects(mailbox)]
-    return map_names(mailboxes, job.parent, writer.separator), run.query.missing(listed)
+    mapped = map_names(mailboxes, job.parent, writer.separator, folds_case=writer.folds_case)
+    return mapped, run.query.missing(listed)
 
 
 async def _select_all(account: Account, reader: SourceSession, writer: DestinationSession) -> None:
@@ -316,7 +365,8 @@ async def _run_lanes(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_feed_mailboxes, works, send)
             tasks.start_soon(_run_lane, account, receive.clone(), destination.wire, reader, writer)
-            for _ in range(min(run.limits.connections_per_user, busy) - 1):
+            allowed = [each.limits.per_user for each in (reader, writer) if each.limits.per_user]
+            for _ in range(min(run.limits.connections_per_user, busy, *allowed) - 1):
                 held = run.hosts.try_hold((source.host, destination.host))
                 if held is None:
                     break
@@ -344,12 +394,20 @@ async def _run_extra_lane(
     destination: Destination,
     held: dict[str, int],
 ) -> None:
-    """A further lane with sessions of its own."""
+    """A further lane with sessions of its own; one that gets none leaves its work to the others."""
+    run = account.run
     try:
-        async with receive, source.open() as reader, destination.open() as writer:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(receive)
+            try:
+                reader = await stack.enter_async_context(_opened(source, run))
+                writer = await stack.enter_async_context(_opened(destination, run))
+            except TooManyConnections as error:
+                logger.info("lane given up user=%s error=%s", account.job.user, error)
+                return
             await _run_lane(account, receive, destination.wire, reader, writer)
     finally:
-        account.run.hosts.release(held)
+        run.hosts.release(held)
 
 
 async def _run_lane(
@@ -454,16 +512,22 @@ class Sent:
     appending: Appending
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Left:
-    """What of a batch has not come to its end: refused in company, to be repaired, stopped by something wider."""
+    """What of a batch has not come to its end."""
 
     again: list[Prepared] = field(default_factory=list)
+    """Refused in company."""
     mend: list[tuple[Prepared, Rejected]] = field(default_factory=list)
+    """To be repaired."""
+    failed: list[Prepared] = field(default_factory=list)
+    """The server failed within itself."""
+    bug: ServerBug | None = None
     errors: list[AimportError] = field(default_factory=list)
+    """Wider failures that stopped the rest."""
 
     def __bool__(self) -> bool:
-        return bool(self.again or self.mend or self.errors)
+        return bool(self.again or self.mend or self.failed or self.errors)
 
 
 class Copy:
@@ -479,6 +543,8 @@ class Copy:
         self.wire = wire
         self.lease: Lease = account.run.budget.lease()
         self.read_to_end = False
+        self._failed_in_a_row = 0
+        """Messages rejected one after the other because the server fails."""
         ahead = account.run.limits.batches_ahead
         self._room = anyio.Semaphore(ahead)
         self._large = anyio.Semaphore(1)
@@ -576,18 +642,41 @@ class Copy:
             self._room.release()
         if errors := [error for left in lefts for error in left.errors]:
             raise widest(errors)
-        parts = [half for left in reversed(lefts) for half in reversed(halves(left.again))]
+        # With each part how often the server has failed at it.
+        parts = [(half, 0) for left in reversed(lefts) for half in reversed(halves(left.again))]
+        parts += [(left.failed, 1) for left in reversed(lefts) if left.failed]
         mend = [each for left in lefts for each in left.mend]
         while parts:
-            part = parts.pop()
+            part, failures = parts.pop()
+            wait_s = self.account.run.limits.retry_wait_s * min(failures, ServerBug.tries)
+            await anyio.sleep(wait_s * random.uniform(0.5, 1.0))
             left = await self._settle(await self._hand_over(writer, part))
             if left.errors:
                 raise widest(left.errors)
             assert not left.again or len(part) > 1, "a message alone is stored or rejected, never refused in company"
-            parts += reversed(halves(left.again))
+            parts += [(half, failures) for half in reversed(halves(left.again))]
             mend += left.mend
+            if len(left.failed) == 1 and failures + 1 >= ServerBug.tries:
+                await self._give_up(left.failed[0], left.bug)
+            else:
+                parts += [(half, failures + 1) for half in reversed(halves(left.failed))]
         for prepared, refusal in mend:
             await self._mend(writer, prepared, refusal)
+
+    async def _give_up(self, prepared: Prepared, bug: ServerBug | None) -> None:
+        """Rejects a message that the server fails at again and again; not all messages, one after the other.
+
+        Raises:
+            ServerBug: it fails at each.
+        """
+        assert bug is not None
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row > SERVER_BUGS_IN_A_ROW:
+            raise bug
+        rejection = Rejected(key=prepared[0].key, code=bug.code, text=bug.text)
+        await self.lane.reject([rejection])
+        self._tell([(prepared, rejection)])
+        self._done_with([prepared[0]])
 
     async def _mend(self, writer: DestinationSession, prepared: Prepared, refusal: Rejected) -> None:
         """Sends changed versions of a refused message until one is taken; then, or when none is, it has its end.
@@ -641,12 +730,17 @@ class Copy:
                 outcome = NotStored(key=outcome.key)
             elif not isinstance(outcome, NotStored):
                 ended.append((prepared, outcome))
+            elif isinstance(outcome.error, ServerBug):
+                left.failed.append(prepared)
+                left.bug = outcome.error
             elif outcome.error is not None:
                 left.errors.append(outcome.error)
             else:
                 left.again.append(prepared)
             recorded.append(outcome)
         await self._record(sent, recorded)
+        if ended:
+            self._failed_in_a_row = 0
         self._tell(ended)
         self._done_with([message for (message, _), _ in ended])
         return left
@@ -881,8 +975,8 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
         source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
         async with (
             run.hosts.hold((source.host, destination.host)),
-            source.open() as reader,
-            destination.open() as writer,
+            _opened(source, run) as reader,
+            _opened(destination, run) as writer,
         ):
             targets, missing = await _map_mailboxes(job, run, reader, writer)
             for mailbox, target in targets.items():

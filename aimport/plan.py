@@ -25,7 +25,7 @@ from aimport.query.mailboxes import MailboxQuery, parse_query
 from aimport.users import UserList, UserRow, check_users, iter_users
 from aimport.variables import Variables, expand, wildcard
 
-LATER_SETTINGS: Final = ("mail_uid", "mail_gid", "profile", "trust_server_search", "source_daily_bytes")
+LATER_SETTINGS: Final = ("mail_uid", "mail_gid", "trust_server_search", "source_daily_bytes")
 _SAMPLES: Final = ("sample1@one.example.org", "sample2@two.example.org")
 """Users that stand for all when templates are tried out."""
 _SAMPLE_CELLS: Final = {

@@ -114,6 +114,7 @@ def _handed_over(control: Control, deadlines: Deadlines) -> Connection:
         reader=control.reader,
         deadlines=deadlines,
         bye=control.bye,
+        greeting=control.greeting.result().text,
     )
 
 

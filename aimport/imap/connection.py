@@ -22,9 +22,11 @@ import anyio.to_thread
 
 from aimport import __version__
 from aimport.errors import AimportError, ConnectionLost, DeadlinePassed, MessageUnreadable, ProtocolError
-from aimport.imap.answers import clean, error_for
+from aimport.imap.answers import Sentence, clean, error_for
 from aimport.imap.commands import Burst, LargeLiteral, LiteralPolicy, Word, encode
+from aimport.imap.deflate import DeflateTransport
 from aimport.imap.fragments import FragmentReader
+from aimport.imap.link import Socket
 from aimport.imap.responses import Continuation, Response, Tagged, Untagged, parse
 from aimport.model import STREAM_OCTETS
 from aimport.spool import Spool
@@ -59,9 +61,13 @@ class Deadlines:
     close_s: float = 5.0
 
 
-def lost(where: str, exc: Exception | None, bye: Untagged | None) -> AimportError:
+def lost(where: str, exc: Exception | None, bye: Untagged | None, sentences: Sequence[Sentence] = ()) -> AimportError:
+    """What the end of a connection means."""
     if bye is not None:
-        return error_for("BYE", bye.code, bye.text, where=where)
+        return error_for("BYE", bye.code, bye.text, where=where, sentences=sentences)
+    if isinstance(exc, AimportError):
+        exc.text = f"{where}: {exc.text}"
+        return exc
     said = clean(str(exc)) if exc is not None else "the server closed the connection"
     return ConnectionLost(f"{where}: the connection was lost: {said}")
 
@@ -189,6 +195,10 @@ class Connection(asyncio.Protocol):
         self.where = where
         self.capabilities = offered
         self.policy = LiteralPolicy.of(offered)
+        self.greeting = ""
+        """Its text."""
+        self.sentences: Sequence[Sentence] = ()
+        """What only this kind of server says, for `answers.error_for`."""
         self.deadlines = deadlines
         self.read_high = READ_HIGH
         self._reader = reader
@@ -199,6 +209,13 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._pending: deque[Exchange] = deque()
         self._sending = asyncio.Lock()
+        self.compressed = False
+        self._switching: Exchange | None = None
+        """A COMPRESS without an answer: what follows its OK is compressed."""
+        self._switched = anyio.Event()
+        self._switched.set()
+        self._already = b""
+        """Compressed octets that came with that OK."""
         self._go: asyncio.Future[None] | None = None
         """Waits for `+`."""
         self._room: asyncio.Future[None] | None = None
@@ -226,9 +243,11 @@ class Connection(asyncio.Protocol):
         reader: FragmentReader,
         deadlines: Deadlines,
         bye: Untagged | None = None,
+        greeting: str = "",
     ) -> Connection:
         """Takes a transport that is logged in, and its reader with what that has read ahead."""
         connection = cls(where, offered, reader, deadlines)
+        connection.greeting = greeting
         connection._transport = transport
         transport.set_protocol(connection)
         transport.set_write_buffer_limits(high=WRITE_HIGH)
@@ -236,29 +255,41 @@ class Connection(asyncio.Protocol):
         return connection
 
     @property
+    def socket(self) -> Socket | None:
+        """The socket below, None where it is a pipe."""
+        sock: Socket | None = self._transport.get_extra_info("socket")
+        return sock
+
+    @property
     def refused(self) -> bool:
         """A BAD was answered: nothing new can be sent."""
         return self._bad is not None
 
-    async def start(self, *words: Word, idle_s: float | None = None, keep: bool = False) -> Exchange:
+    async def start(
+        self, *words: Word, idle_s: float | None = None, keep: bool = False, switch: bool = False
+    ) -> Exchange:
         """Sends one command; returns when the transport has all of it, before the answer is there.
 
         A synchronising literal is sent when the server asks for it; a NO before that ends
         the command and leaves the connection in step. A BAD ends the connection; `keep`: not
-        before the answer to this command was read, when all under way are so.
+        before the answer to this command was read, when all under way are so. `switch`: nothing
+        is sent behind this command before what it switches on is on.
 
         Raises:
             ConnectionLost
         """
         async with self._sending:
+            await self._switched.wait()
             if self._error is None and self._bye is not None:
-                self.fail(lost(self.where, None, self._bye))
+                self.fail(lost(self.where, None, self._bye, self.sentences))
             if self._error is not None or self._bad is not None:
                 raise self._bad or self._error or AssertionError
             self._tag += 1
             exchange = Exchange(self, f"a{self._tag}", idle_s or self.deadlines.command_s, keep=keep)
             self._moved = self._loop.time() if not self._pending else self._moved
             self._pending.append(exchange)
+            if switch:
+                self._switching, self._switched = exchange, anyio.Event()
             self._arm()
             bursts = encode(exchange.tag, words, self.policy)
             for left, burst in zip(range(len(bursts) - 1, -1, -1), bursts, strict=True):
@@ -272,6 +303,27 @@ class Connection(asyncio.Protocol):
                         break
             self._go = None
         return exchange
+
+    async def compress(self) -> bool:
+        """Compresses both ways from here on (COMPRESS=DEFLATE, RFC 4978); False when the server will not.
+
+        May be called with commands under way whose answers somebody else reads.
+        """
+        exchange = await self.start(b"COMPRESS", b"DEFLATE", switch=True)
+        tagged = await exchange.result()
+        if tagged.status != "OK":
+            logger.info("compression refused host=%s text=%s", self.where, clean(tagged.text))
+            self._switched.set()
+            return False
+        self._transport = DeflateTransport.over(self._transport, self, already=self._already)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH)
+        if self._paused:
+            self._transport.pause_reading()
+        self._already = b""
+        self._switching = None
+        self.compressed = True
+        self._switched.set()
+        return True
 
     async def command(self, *words: Word, idle_s: float | None = None) -> Reply:
         """Sends one command and waits for its end: OK or NO (a BAD ends the connection)."""
@@ -339,6 +391,7 @@ class Connection(asyncio.Protocol):
         for exchange in self._pending:
             exchange._end(None, self._error)
         self._pending.clear()
+        self._switched.set()
         for waiter in (self._go, self._room):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -423,10 +476,10 @@ class Connection(asyncio.Protocol):
             return
         self._moved = self._loop.time()
         try:
-            for fragments in self._reader.feed(data):
-                self._receive(
-                    parse(fragments), RESPONSE_COST + sum(len(each) for each in fragments if isinstance(each, bytes))
-                )
+            if self._switching is None:
+                self._feed(data)
+            else:
+                self._feed_until_switched(data, self._switching)
         except AimportError as error:
             error.text = f"{self.where}: {error.text}"
             self.fail(error)
@@ -438,6 +491,28 @@ class Connection(asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
 
+    def _feed(self, data: bytes) -> None:
+        for fragments in self._reader.feed(data):
+            self._receive(
+                parse(fragments), RESPONSE_COST + sum(len(each) for each in fragments if isinstance(each, bytes))
+            )
+
+    def _feed_until_switched(self, data: bytes, switching: Exchange) -> None:
+        """Line by line, so that nothing behind the OK is taken for plain (RFC 4978 §3)."""
+        at = 0
+        while at < len(data) and switching.tagged is None:
+            end = data.find(b"\n", at) + 1 or len(data)
+            self._feed(data[at:end])
+            at = end
+        if switching.tagged is None:
+            return
+        if switching.tagged.status == "OK":
+            self._already += data[at:]
+            self._transport.pause_reading()
+        else:
+            self._switching = None
+            self._feed(data[at:])
+
     def _spill(self, size: int) -> Spool:
         self._spool = Spool(size)
         if not self._pending or self._pending[0].dropping:
@@ -445,7 +520,7 @@ class Connection(asyncio.Protocol):
         return self._spool
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.fail(lost(self.where, exc, self._bye), abort=False)
+        self.fail(lost(self.where, exc, self._bye, self.sentences), abort=False)
         self._closed.set()
 
     def _receive(self, response: Response, cost: int) -> None:
@@ -473,9 +548,10 @@ class Connection(asyncio.Protocol):
             raise ProtocolError("the server answered OK before it had the whole command")
         self._pending.popleft()
         if tagged.status == "BAD":
-            self._bad = self._bad or error_for("BAD", tagged.code, tagged.text, where=self.where)
+            error = error_for("BAD", tagged.code, tagged.text, where=self.where, sentences=self.sentences)
+            self._bad = self._bad or error
             exchange.bad = True
-            exchange._end(None, error_for("BAD", tagged.code, tagged.text, where=self.where))
+            exchange._end(None, error)
             if not all(other.keep for other in self._pending):
                 self.fail(ProtocolError(f"{self.where}: closed, because a command was answered BAD"))
         else:

@@ -136,6 +136,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     earliest_date: Moment | None = None
     latest_date: Moment | None = None
     """INTERNALDATEs before and after these are refused, or silently replaced."""
+    future_s: Count = 0
+    """INTERNALDATEs further ahead of now than so many seconds are silently replaced; 0: not known."""
+    fetch_whole: Literal["BODY.PEEK[]", "RFC822"] = "BODY.PEEK[]"
+    """What to FETCH for all octets of a message, in a mailbox opened by EXAMINE."""
     search_unreliable: bool = False
     """SEARCH by date or text is not to be trusted."""
     keywords: Keywords = Keywords()

@@ -21,6 +21,7 @@ from aimport.flags import normalise
 from aimport.model import (
     Appended,
     Batch,
+    ConnectionLimits,
     Endpoint,
     Mailbox,
     Message,
@@ -174,6 +175,8 @@ class MemorySource:
 class MemorySourceSession:
     """Reads one account."""
 
+    limits = ConnectionLimits()
+
     def __init__(self, store: MemoryStore, account: str) -> None:
         self._store = store
         self._account = account
@@ -255,6 +258,9 @@ class MemoryDestination:
 
 class MemoryDestinationSession:
     """Writes one account."""
+
+    limits = ConnectionLimits()
+    folds_case = False
 
     def __init__(self, store: MemoryStore, account: str) -> None:
         self._store = store

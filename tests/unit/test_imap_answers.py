@@ -251,11 +251,6 @@ def test_what_is_not_throttling_waits_as_the_caller_likes() -> None:
     assert error_for("NO", "OVERQUOTA", "full, wait 3 seconds").wait_s == 0.0
 
 
-def test_only_a_server_bug_counts_its_tries() -> None:
-    assert error_for("NO", "SERVERBUG", "").tries == 3
-    assert error_for("NO", "UNAVAILABLE", "").tries is None
-
-
 @pytest.mark.parametrize(
     ("code", "text", "about", "wait_s"),
     [

@@ -456,7 +456,7 @@ async def test_a_date_before_1970_is_sent_as_it_is_and_changed_only_when_refused
         S: a {answer}
     """
     second = """
-        C: b APPEND "box" () "01-Jan-1970 00:00:00 +0000" {3+}
+        C: b APPEND "box" () "01-Jan-1970 00:00:01 +0000" {3+}
         C| one
         S: b OK [APPENDUID 7 3] stored
     """

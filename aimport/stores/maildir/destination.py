@@ -27,6 +27,7 @@ from aimport.model import (
     Appended,
     Batch,
     Body,
+    ConnectionLimits,
     Endpoint,
     Fingerprint,
     Mailbox,
@@ -84,7 +85,9 @@ class MaildirDestination:
 class MaildirDestinationSession:
     """Writes one Maildir++ tree."""
 
+    limits = ConnectionLimits()
     separator = SEPARATOR
+    folds_case = False
 
     def __init__(self, layout: Layout, fsync: Fsync) -> None:
         self._layout = layout

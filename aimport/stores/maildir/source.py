@@ -22,7 +22,17 @@ from anyio import from_thread, to_thread
 
 from aimport.errors import MailboxError
 from aimport.flags import from_letters
-from aimport.model import STREAM_OCTETS, Body, Endpoint, Mailbox, Message, MessageKey, Selection, Unreadable
+from aimport.model import (
+    STREAM_OCTETS,
+    Body,
+    ConnectionLimits,
+    Endpoint,
+    Mailbox,
+    Message,
+    MessageKey,
+    Selection,
+    Unreadable,
+)
 from aimport.names import INBOX
 from aimport.spool import FileBody
 from aimport.stores.maildir import disk
@@ -51,6 +61,8 @@ class MaildirSource:
 
 class MaildirSourceSession:
     """Reads one Maildir++ tree."""
+
+    limits = ConnectionLimits()
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout

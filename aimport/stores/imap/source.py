@@ -1,0 +1,323 @@
+"""Read an IMAP account: EXAMINE and BODY.PEEK only, window after window asked for ahead.
+
+select: EXAMINE, UID FETCH 1:* (sizes)      messages: windows of 64 messages or 1 MiB, three under way
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import Final, overload
+
+from aimport import flags, names, octets
+from aimport.errors import (
+    MailboxChanged,
+    MailboxError,
+    MessageRefused,
+    MessageUnreadable,
+    ProtocolError,
+    Retry,
+    UserError,
+)
+from aimport.imap.answers import clean
+from aimport.imap.commands import uid_sets
+from aimport.imap.connection import Exchange
+from aimport.imap.responses import Exists, Fetch, Listed, Tagged, date_time
+from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Selection, Unreadable
+from aimport.spool import Spool
+from aimport.stores.imap.account import UNSELECTABLE, Account, Session, decoded, native_name, uidvalidity_of, without
+
+logger = logging.getLogger(__name__)
+
+WINDOW_MESSAGES: Final = 64
+WINDOW_OCTETS: Final = 1024 * 1024
+WINDOWS_AHEAD: Final = 3
+HEADER_OCTETS: Final = 64 * 1024
+
+
+class UidKeys(Sequence[MessageKey]):
+    """`uidvalidity:uid` of ascending UIDs, made when asked for: 8 octets each instead of a text."""
+
+    def __init__(self, validity: int, uids: array[int]) -> None:
+        self.validity = validity
+        self.uids = uids
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+    @overload
+    def __getitem__(self, index: int) -> MessageKey: ...
+    @overload
+    def __getitem__(self, index: slice) -> UidKeys: ...
+    def __getitem__(self, index: int | slice) -> MessageKey | UidKeys:
+        if isinstance(index, slice):
+            return UidKeys(self.validity, self.uids[index])
+        return self.key(self.uids[index])
+
+    def __iter__(self) -> Iterator[MessageKey]:
+        return map(self.key, self.uids)
+
+    def __contains__(self, key: object) -> bool:
+        validity, _, uid = str(key).partition(":")
+        if validity != str(self.validity) or not uid.isdecimal():
+            return False
+        at = bisect_left(self.uids, int(uid))
+        return at < len(self.uids) and self.uids[at] == int(uid)
+
+    def key(self, uid: int) -> MessageKey:
+        return MessageKey(f"{self.validity}:{uid}")
+
+
+class ImapSource(Account):
+    """One account to read. Each session is one connection."""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[ImapSourceSession]:
+        link = await self.link()
+        try:
+            yield ImapSourceSession(link)
+        finally:
+            await link.connection.close()
+
+
+class ImapSourceSession(Session):
+    """Reads one account over one connection."""
+
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        reply = await self._connection.command(b"LIST", b'""', b'"*"')
+        if not reply.ok:
+            raise self._refusal(reply.tagged, "LIST", UserError)
+        found: dict[bytes, Mailbox] = {}
+        for listed in reply.of(Listed):
+            if listed.flags & UNSELECTABLE or self._is_foreign(listed.name):
+                continue
+            found.setdefault(listed.name, self._mailbox(listed))
+        return sorted(found.values(), key=lambda mailbox: mailbox.path != (names.INBOX,))
+
+    def _is_foreign(self, name: bytes) -> bool:
+        """Whether it belongs to other users or to all (RFC 2342)."""
+        foreign = (*self._namespace.others, *self._namespace.shared)
+        return any(
+            prefix and prefix != self._prefix and (name.startswith(prefix) or name == without(prefix, separator))
+            for prefix, separator in foreign
+        )
+
+    def _mailbox(self, listed: Listed) -> Mailbox:
+        name = listed.name
+        if self._prefix and name.startswith(self._prefix) and len(name) > len(self._prefix):
+            name = name[len(self._prefix) :]
+        path = names.split(decoded(name), listed.separator)
+        return Mailbox(path=path, separator=listed.separator, native=listed.name.decode("latin-1"))
+
+    async def select(self, mailbox: Mailbox) -> Selection:
+        reply = await self._examine(mailbox, native_name(mailbox))
+        validity = uidvalidity_of(reply)
+        uids, sizes = array("Q"), array("Q")
+        # A range of sequence numbers must not be empty: Dovecot answers BAD to 1:* of an empty mailbox.
+        if any(exists.number for exists in reply.of(Exists)[-1:]):
+            exchange = await self._connection.start(b"UID FETCH", b"1:*", b"(UID RFC822.SIZE)")
+            last = 0
+            while responses := await exchange.responses():
+                for fetch in responses:
+                    if isinstance(fetch, Fetch) and fetch.uid is not None and fetch.size is not None:
+                        if fetch.uid <= last:
+                            raise ProtocolError(f"{self._connection.where}: UIDs do not ascend")
+                        last = fetch.uid
+                        uids.append(last)
+                        sizes.append(fetch.size)
+            tagged = await exchange.result()
+            if tagged.status != "OK":
+                raise self._refusal(tagged, f"FETCH sizes of {mailbox.name}", MailboxError)
+        return Selection(mailbox=mailbox, keys=UidKeys(validity, uids), sizes=sizes)
+
+    async def messages(
+        self, selection: Selection, *, skip: Container[str]
+    ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
+        keys = selection.keys
+        assert isinstance(keys, UidKeys), "a selection belongs to the store that made it"
+        reply = await self._examine(selection.mailbox, native_name(selection.mailbox))
+        if uidvalidity_of(reply) != keys.validity:
+            raise MailboxChanged(
+                f"{self._connection.where}: {selection.mailbox.name}: UIDVALIDITY changed while it was read"
+            )
+        windows = _windows(keys, selection.sizes, skip)
+        under_way: deque[tuple[_Window, Exchange]] = deque()
+        expected: dict[int, _Window] = {}
+        try:
+            while True:
+                while _room_for_another(under_way) and (window := next(windows, None)) is not None:
+                    expected.update(dict.fromkeys(window.uids, window))
+                    under_way.append((window, await self._fetch(window.uids)))
+                if not under_way:
+                    return
+                window, exchange = under_way[0]
+                while responses := await exchange.responses():
+                    # Dovecot answers pipelined FETCHes before it ends the first of them (seen, 2.3.19):
+                    # the data is for whichever window asked for that UID. Data that nobody asked for
+                    # is not ours: servers send it at any time.
+                    await _take(responses, expected)
+                    if ready := window.ready():
+                        yield ready
+                if ready := window.ready():
+                    yield ready
+                tagged = await exchange.result()
+                under_way.popleft()
+                for rest in await self._finish(window, tagged, selection.mailbox):
+                    yield (rest,)
+                for uid in window.uids:
+                    expected.pop(uid, None)
+        finally:
+            for _, exchange in under_way:  # left early: the answers to come are nobody's
+                exchange.drop()
+
+    async def _fetch(self, uids: Sequence[int]) -> Exchange:
+        words = b",".join(uid_sets(uids, octets=1 << 30))  # 64 UIDs at most
+        return await self._connection.start(b"UID FETCH", words, b"(UID FLAGS INTERNALDATE %s)" % self.fetch_whole)
+
+    async def _finish(self, window: _Window, tagged: Tagged, mailbox: Mailbox) -> Sequence[Message | Unreadable]:
+        """What of a window was not yielded yet; after a NO its messages are asked for one by one."""
+        left: list[Message | Unreadable] = []
+        for uid in window.left():
+            message = window.ahead.get(uid)
+            if message is None and uid in window.without_body:
+                message = window.without_body[uid]
+            if message is None and tagged.status == "OK":
+                message = _unreadable(window.keys.key(uid), "vanished", "expunged since it was listed")
+            left.append(message or await self._fetch_alone(window.keys, uid, mailbox))
+        return left
+
+    async def _fetch_alone(self, keys: UidKeys, uid: int, mailbox: Mailbox) -> Message | Unreadable:
+        window = _Window(keys, [uid], 0)
+        exchange = await self._fetch([uid])
+        while responses := await exchange.responses():
+            await _take(responses, {uid: window})
+            for message in window.ready():
+                await exchange.result()
+                return message
+        tagged = await exchange.result()
+        if tagged.status == "OK":
+            return _unreadable(keys.key(uid), "vanished", "expunged since it was listed")
+        error = self._refusal(tagged, f"FETCH of {keys.key(uid)} in {mailbox.name}", MessageRefused)
+        # SERVERBUG is what Dovecot says of a message it cannot read; asking again would not end.
+        if error.retry is Retry.LATER and error.code != "SERVERBUG":
+            raise error
+        gone = error.code == "EXPUNGEISSUED"
+        return _unreadable(keys.key(uid), "vanished" if gone else "unreadable", clean(tagged.text))
+
+
+def _room_for_another(under_way: Sequence[tuple[_Window, Exchange]]) -> bool:
+    """Whether one more window may be asked for; a large message is awaited before more is asked for."""
+    return not under_way or (len(under_way) < WINDOWS_AHEAD and not under_way[-1][0].large)
+
+
+async def _take(responses: Iterable[object], expected: dict[int, _Window]) -> None:
+    """Gives message data to the window that waits for its UID, the first time it comes."""
+    for fetch in responses:
+        if not isinstance(fetch, Fetch) or not fetch.has_body or fetch.uid is None:
+            continue
+        window = expected.pop(fetch.uid, None)
+        if window is None:
+            continue
+        if isinstance(fetch.body, bytes):
+            window.take(fetch.uid, fetch, fetch.body)
+            continue
+        key = window.keys.key(fetch.uid)
+        if not isinstance(fetch.body, Spool):
+            expected[fetch.uid] = window
+            window.without_body[fetch.uid] = _unreadable(key, "unreadable", "the server sends no body")
+            continue
+        try:
+            window.take(fetch.uid, fetch, await fetch.body.body())
+        except MessageUnreadable as error:
+            window.ahead[fetch.uid] = _unreadable(key, error.code, str(error))
+
+
+class _Window:
+    """Messages of one FETCH, handed on in the order of UIDs; `octets` as the server counts them."""
+
+    def __init__(self, keys: UidKeys, uids: Sequence[int], octets: int) -> None:
+        self.keys = keys
+        self.uids = uids
+        self.large = octets > STREAM_OCTETS
+        self.ahead: dict[int, Message | Unreadable] = {}
+        """Came before its turn."""
+        self.without_body: dict[int, Unreadable] = {}
+        self._next = 0
+
+    def left(self) -> Sequence[int]:
+        return self.uids[self._next :]
+
+    def take(self, uid: int, fetch: Fetch, body: Body) -> None:
+        self.ahead[uid] = _message(self.keys.key(uid), fetch, body)
+
+    def ready(self) -> list[Message | Unreadable]:
+        """The messages whose turn it is now."""
+        ready: list[Message | Unreadable] = []
+        while self._next < len(self.uids) and (message := self.ahead.pop(self.uids[self._next], None)) is not None:
+            ready.append(message)
+            self._next += 1
+        return ready
+
+
+def _windows(keys: UidKeys, sizes: Sequence[int], skip: Container[str]) -> Iterator[_Window]:
+    """UIDs in windows of up to 64 messages and 1 MiB; a bigger message stands alone."""
+    uids: list[int] = []
+    total = 0
+    for uid, size in zip(keys.uids, sizes, strict=True):
+        if keys.key(uid) in skip:
+            continue
+        if uids and (len(uids) == WINDOW_MESSAGES or total + size > WINDOW_OCTETS):
+            yield _Window(keys, uids, total)
+            uids, total = [], 0
+        uids.append(uid)
+        total += size
+    if uids:
+        yield _Window(keys, uids, total)
+
+
+def _message(key: MessageKey, fetch: Fetch, body: Body) -> Message:
+    moment = date_time(fetch.internal_date) if fetch.internal_date else None
+    if moment is None:
+        moment = _date_of(body)
+        logger.warning("internaldate missing key=%s used=%s", key, moment.isoformat())
+    return Message(key=key, flags=_normal(fetch.flags or ()), internal_date=moment, body=body, wire=True)
+
+
+@lru_cache(maxsize=1024)
+def _normal(given: tuple[str, ...]) -> frozenset[str]:
+    return flags.normalise(given)
+
+
+_RECEIVED = re.compile(rb"^Received:((?:[^\n]|\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
+_DATE = re.compile(rb"^Date:((?:[^\n]|\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
+
+
+def _date_of(body: Body) -> datetime:
+    """A date for a message whose server gives none: the newest Received, else Date, else now."""
+    head = next(octets.pieces_of(body), b"")[:HEADER_OCTETS].partition(b"\r\n\r\n")[0]
+    received = [_header_date(match.group(1).rpartition(b";")[2]) for match in _RECEIVED.finditer(head)]
+    moments = [moment for moment in received if moment is not None]
+    if moments:
+        return max(moments)
+    date = _DATE.search(head)
+    return (_header_date(date.group(1)) if date else None) or datetime.now(UTC).replace(microsecond=0)
+
+
+def _header_date(text: bytes) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text.decode("ascii", "replace").strip())
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _unreadable(key: MessageKey, code: str, text: str) -> Unreadable:
+    return Unreadable(key=key, code=code, text=text)
