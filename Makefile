@@ -43,9 +43,11 @@ soak: servers
 
 bench: servers
 	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.growth
 
 bench-quick: servers
 	@$(BIN)/python -m bench --quick
+	@$(BIN)/python -m bench.growth --quick
 
 clean:
 	@rm -rf .venv .venv-bootstrap .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

@@ -14,7 +14,7 @@
     floor, baseline   contenders of our own: the same octets from memory, a copy in imaplib
     null_server       an IMAP server that stores nothing, in a process of its own
     client_cpu        aimport against it: what the client alone costs, and a profile (`profiled`)
-    growth            what is paid for a message, or a line, when there are ten times as many
+    growth            what is paid for a message, or a line, when there are ten times as many (`answers`)
 
 Every trial has names of its own and nothing is deleted before the end: on ext4 a run after a
 deletion takes up to three times as long. Ratios are taken within a round, never against memory.

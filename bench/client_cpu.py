@@ -69,10 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_start(server: NullServer, folder: Path, words: Sequence[str] = ()) -> float:
+def run_start(
+    server: NullServer, folder: Path, words: Sequence[str] = (), *, lane: Lane = "imap-imap", accounts: int = 1
+) -> float:
     """CPU seconds of a run that finds nothing to copy: what every run costs, however much it copies."""
-    empty = Corpus(root=folder, accounts=("nobody",), messages=0, octets=0)
-    return run_lane("imap-imap", empty, server, folder, words)[0].cpu_s
+    names = tuple(f"nobody-{number}" for number in range(accounts))
+    for name in names:
+        for part in ("cur", "new", "tmp"):
+            (folder / "empty" / name / part).mkdir(parents=True)
+    empty = Corpus(root=folder / "empty", accounts=names, messages=0, octets=0)
+    return run_lane(lane, empty, server, folder, words)[0].cpu_s
 
 
 def run_lane(
@@ -89,7 +95,7 @@ def run_lane(
     Raises:
         RuntimeError: it failed, or not every message arrived.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "users.csv").write_text("user\n" + "".join(f"{user}\n" for user in corpus.accounts))
     host = f"127.0.0.1:{server.port}/?tls=off"
     source = f"imap://{host}" if lane.startswith("imap") else f"maildir:{corpus.root}/%u"

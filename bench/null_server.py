@@ -8,8 +8,11 @@ depends on the user's name:
 
     NAME         that Maildir++ account below `mail`, else an empty one
     messages-N   INBOX with N equal messages of 1 KiB, UIDs 1 2 3 ...
-    sparse-N     the same, UIDs 2 4 6 ...: no range is longer than one
+    sparse-N     the same, UIDs 1 3 5 ...: no range is longer than one
+    runs-N       the same, UIDs 1 2 3 5 6 7 9 ...: ranges of three
     folders-N    N empty mailboxes
+
+Another `-` and what follows it is not looked at: `messages-5-a` and `messages-5-b` are alike.
 
 It speaks as much IMAP as aimport does; anything else is answered BAD.
 """
@@ -45,6 +48,7 @@ BUFFER_OCTETS: Final = 256 * 1024
 CHUNK_OCTETS: Final = 256 * 1024
 KEPT_LITERAL: Final = 1000
 """A name or a password is kept, the octets of a message are not."""
+RUNS: Final = {"messages": 1 << 32, "sparse": 1, "runs": 3}
 WHOLE: Final = (b"UID", b"FLAGS", b"INTERNALDATE", b"BODY.PEEK[]")
 """What is held ready as octets: that which aimport asks for."""
 
@@ -100,11 +104,11 @@ class Same(Sequence[Row]):
 
 
 class Box:
-    """One mailbox: message n has UID n * step. What is appended is counted only."""
+    """One mailbox. UIDs count from 1, with a gap of one after every `run`. What is appended is counted only."""
 
-    def __init__(self, rows: Sequence[Row] = (), *, step: int = 1, ready: bool = False) -> None:
+    def __init__(self, rows: Sequence[Row] = (), *, run: int = 1 << 32, ready: bool = False) -> None:
         self.rows = rows
-        self.step = step
+        self.run = run
         self.appended = 0
         self._ready = [self._line(number, WHOLE) for number in range(1, len(rows) + 1)] if ready else None
 
@@ -114,7 +118,7 @@ class Box:
 
     @property
     def next_uid(self) -> int:
-        return len(self.rows) * self.step + self.appended + 1
+        return self._uid(len(self.rows)) + self.appended + 1
 
     def append(self, messages: int) -> bytes:
         """Takes messages and gives their UIDs as a set."""
@@ -136,24 +140,31 @@ class Box:
         yield b"".join(parts)
 
     def search(self) -> bytes:
-        return b" ".join([b"%d" % (number * self.step) for number in range(1, len(self.rows) + 1)])
+        """All UIDs as SEARCH gives them."""
+        return b" ".join([b"%d" % self._uid(number) for number in range(1, len(self.rows) + 1)])
 
     def search_set(self) -> bytes:
-        if self.step == 1:
-            return b"1:%d" % len(self.rows)
-        return self.search().replace(b" ", b",")
+        """All UIDs as ESEARCH gives them."""
+        last = len(self.rows)
+        ends = [(self._uid(at), self._uid(min(at + self.run - 1, last))) for at in range(1, last + 1, self.run)]
+        return b",".join([b"%d" % low if low == high else b"%d:%d" % (low, high) for low, high in ends])
+
+    def _uid(self, number: int) -> int:
+        return number + max(0, number - 1) // self.run
+
+    def _below(self, uid: int) -> int:
+        """How many messages have a UID of at most `uid`."""
+        runs, rest = divmod(uid, self.run + 1)
+        return min(len(self.rows), runs * self.run + rest)
 
     def _numbers(self, uids: bytes) -> Iterable[int]:
-        last = len(self.rows)
         for part in uids.split(b","):
             low, _, high = part.partition(b":")
-            first_uid = last * self.step if low == b"*" else int(low)
-            last_uid = last * self.step if high == b"*" else int(high or first_uid)
-            first_uid, last_uid = min(first_uid, last_uid), max(first_uid, last_uid)
-            yield from range(max(1, -(-first_uid // self.step)), min(last, last_uid // self.step) + 1)
+            ends = sorted(self._uid(len(self.rows)) if end == b"*" else int(end) for end in (low, high or low))
+            yield from range(self._below(ends[0] - 1) + 1, self._below(ends[1]) + 1)
 
     def _line(self, number: int, items: tuple[bytes, ...]) -> bytes:
-        row, uid = self.rows[number - 1], number * self.step
+        row, uid = self.rows[number - 1], self._uid(number)
         return b"* %d FETCH (%s)\r\n" % (number, b" ".join([row.item(name, uid) for name in items]))
 
 
@@ -181,14 +192,14 @@ def read_account(root: Path) -> Account:
 
 def made_account(name: str) -> Account:
     """The account that a user's name describes; an empty one for any other name."""
-    kind, _, number = name.partition("-")
+    kind, number, *_ = [*name.split("-"), ""]
     count = int(number) if number.isdecimal() else 0
     account: Account = {b"INBOX": Box()}
-    if kind in ("messages", "sparse"):
+    if kind in RUNS:
         head = b"From: sender@example.net\r\nSubject: one of many\r\nDate: Thu, 1 Jan 2015 00:00:00 +0000\r\n\r\n"
         line = b"the same line in every message, until there are about a thousand octets of them\r\n"
         row = Row(b"\\Seen", date_time(datetime(2015, 1, 1, tzinfo=UTC)), head + line * 11)
-        account[b"INBOX"] = Box(Same(row, count), step=2 if kind == "sparse" else 1)
+        account[b"INBOX"] = Box(Same(row, count), run=RUNS[kind])
     elif kind == "folders":
         account |= {b"Folder %06d" % number: Box() for number in range(count)}
     return account

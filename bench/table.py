@@ -28,7 +28,7 @@ GOAL_HEADINGS = ("route", "goal", "measured", "held")
 
 def plain(result: Result) -> str:
     """All routes with aligned columns."""
-    return _document(result, _plain_table, bullet="  ", title="{}")
+    return _document(result, columns, bullet="  ", title="{}")
 
 
 def markdown(result: Result) -> str:
@@ -122,7 +122,8 @@ def _shown(figure: Spread | None, digits: int) -> str:
     return median if low == high else f"{median} [{low}-{high}]"
 
 
-def _plain_table(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """`rows` with aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -10,13 +10,16 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from aimport import octets
-from bench import baseline, client_cpu, floor, table
+from bench import baseline, client_cpu, floor, growth, table
 from bench.__main__ import main
+from bench.answers import KINDS, SELECTION, Answer
 from bench.corpus import link_account, message_files, write_corpus
 from bench.goals import GOALS, Goal
+from bench.growth import Curve
 from bench.measure import Command, Measured, measure
 from bench.null_server import NullServer, Row, run_null_server
 from bench.peers import AIMPORT, AIMPORT_4, CONTENDERS, FLOOR, MBSYNC_4
@@ -281,6 +284,46 @@ def test_the_imaplib_baseline_copies_all_mail(tmp_path: Path, monkeypatch: pytes
     assert (totals.messages, totals.octets) == (100, sum(map(len, bodies)))
 
 
+@pytest.mark.parametrize(
+    ("costs", "exponent", "words"),
+    [
+        ([1.0, 10.0, 100.0], 1.0, "exponent 1.00: linear"),
+        ([1.0, 100.0, 10_000.0], 2.0, "exponent 2.00: NOT LINEAR"),
+        ([1.0, 1.0, 1.0], 0.0, "exponent 0.00: less than linear: fixed costs weigh"),
+        ([1.0], None, "no exponent: too few sizes"),
+    ],
+)
+def test_growth_is_told_by_its_exponent(costs: list[float], exponent: float | None, words: str) -> None:
+    points = tuple(Answer(count=10 ** (number + 2), cpu_s=cost) for number, cost in enumerate(costs))
+    curve = Curve(what="lines", points=points)
+    assert curve.exponent == (None if exponent is None else pytest.approx(exponent))
+    assert curve.verdict() == words
+    refused = Answer(count=1_000_000, refused="a line too long")
+    assert (
+        Curve(what="lines", points=(*points, refused)).verdict() == f"{words}; n = 1,000,000 REFUSED: a line too long"
+    )
+
+
+def test_one_answer_is_measured_whatever_its_kind() -> None:
+    with run_null_server() as server:
+        for kind in (*KINDS, SELECTION):
+            taken = growth.answer(server, kind, 2000, 2)
+            assert taken.refused == ""
+            assert 0 < taken.cpu_s < 1
+            assert 10 < taken.idle_rss_mib <= taken.peak_rss_mib < 200
+
+
+@pytest.mark.slow
+def test_growth_is_measured_on_every_lane(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert growth.main(["--quick", "--dir", str(tmp_path), "--out", str(tmp_path / "curves.json")]) == 0
+    out = capsys.readouterr().out
+    for lane in growth.LANES:
+        assert f"\n{lane}, one mailbox" in out
+    curves = msgspec.json.decode((tmp_path / "curves.json").read_bytes(), type=list[Curve])
+    assert len(curves) == len(growth.LANES) + len(KINDS) + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.json"]
+
+
 def test_a_peer_that_has_no_part_in_a_route_says_why(tmp_path: Path) -> None:
     site = a_site(tmp_path, no_dovecot="no dovecot", no_isync="no isync")
     for contender in CONTENDERS:
@@ -363,16 +406,25 @@ def test_the_null_server_counts_what_is_appended_and_gives_uids(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("user", "exists", "uids"),
-    [("messages-5", 5, b"1 2 3 4 5"), ("sparse-3", 3, b"2 4 6"), ("bob", 0, b"")],
+    ("user", "exists", "uids", "ranges"),
+    [
+        ("messages-5", 5, b"1 2 3 4 5", b"1:5"),
+        ("sparse-3", 3, b"1 3 5", b"1,3,5"),
+        ("runs-7", 7, b"1 2 3 5 6 7 9", b"1:3,5:7,9"),
+        ("bob", 0, b"", b""),
+    ],
 )
-def test_the_null_server_makes_accounts_of_any_size(user: str, exists: int, uids: bytes) -> None:
+def test_the_null_server_makes_accounts_of_any_size(user: str, exists: int, uids: bytes, ranges: bytes) -> None:
     with run_null_server() as server, logged_in(server, user) as client:
         assert client.select("INBOX", readonly=True)[1] == [b"%d" % exists]
         assert client.uid("SEARCH", "ALL")[1] == [uids]
-        fetched = client.uid("FETCH", "2:4", "(UID)")[1]
-        asked = [item for item in fetched if item is not None]
-        assert len(asked) == sum(uid in (b"2", b"3", b"4") for uid in uids.split())
+        client.uid("SEARCH", "RETURN (ALL)", "ALL")
+        assert client.response("ESEARCH")[1][0].split()[4:] == ([ranges] if ranges else [])
+        last = uids.split()[-1:]
+        for asked, numbers in (("2:4", {2, 3, 4}), ("4:2,6", {2, 3, 4, 6}), ("1", {1}), ("*", set(map(int, last)))):
+            found = [uid for uid in uids.split() if int(uid) in numbers]
+            fetched = client.uid("FETCH", asked, "(UID)")[1]
+            assert [item.split()[-1].rstrip(b")") for item in fetched if isinstance(item, bytes)] == found
 
 
 def test_the_clients_own_cost_is_measured_on_every_lane(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
