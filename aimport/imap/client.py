@@ -334,23 +334,31 @@ async def _exchange(
     except ValueError:
         raise UserError(f"{where}: login of {who}: NUL, CR or LF in a name or password") from None
     control.capabilities.clear()  # they change with the login (RFC 9051 §6.2.3)
-    with _translated(where), anyio.fail_after(2 * control.command_s):  # each octet that comes moves the other deadline
-        tagged = await control.log_in(words, exchange)
+    try:
+        with _translated(where), anyio.fail_after(2 * control.command_s):  # what comes moves the other deadline
+            tagged = await control.log_in(words, exchange)
+    except AimportError as error:
+        error.text = _redacted(error.text, secret)
+        error.args = (error.text,)
+        raise
     if tagged.status == "OK":
         if tagged.code == "CAPABILITY":
             control.learn(tagged.args)
         return None, True
+    text = tagged.text + (f" ({exchange.reason})" if exchange is not None and exchange.reason else "")
     # A BAD too: the same octets would be refused again, and each try may count against the account.
-    refusal = error_for("NO", tagged.code, tagged.text, where=where, doing=f"login of {who}", default=LoginRefused)
-    if exchange is not None and exchange.reason:
-        refusal.text += f" ({exchange.reason})"
+    text = _redacted(text, secret)
+    refusal = error_for("NO", tagged.code, text, where=where, doing=f"login of {who}", default=LoginRefused)
     if type(refusal) is LoginRefused and endpoint.auth in auth.TOKENS:
         refusal.hint = refusal.hint and "the server does not take this token for this user"
     elif type(refusal) is LoginRefused and name.endswith("-PLUS"):
         refusal.hint = "wrong password; or the server is not the end of this TLS connection, or it binds in another way"
-    if len(secret) >= REDACTED_FROM:
-        refusal.text = redact(refusal.text, [secret])
     return refusal, exchange is None or exchange.proven
+
+
+def _redacted(text: str, secret: str) -> str:
+    """`text` without `secret`: some servers repeat what they heard."""
+    return redact(text, [secret]) if len(secret) >= REDACTED_FROM else text
 
 
 class _Command(aioimaplib.Command):
