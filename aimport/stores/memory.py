@@ -116,6 +116,8 @@ class MemoryStore:
     atomic: bool = True
     """A refused message, or quota, refuses its whole batch (MULTIAPPEND); else the others are stored."""
     refuse: Callable[[Message], Refusal | None] | None = None
+    fail: Callable[[Message], AimportError | None] | None = None
+    """What stops a whole batch that holds the message."""
     unreadable: Callable[[Message], Refusal | None] | None = None
     quota_octets: int = 0
     """Per account; 0: no limit."""
@@ -294,6 +296,9 @@ class MemoryDestinationSession:
         several = len(batch.messages) > 1
         if store.max_batch and len(batch.messages) > store.max_batch and several:
             return _none_stored(batch)
+        for message in batch.messages:
+            if store.fail is not None and (error := store.fail(message)) is not None:
+                return _none_stored(batch, error)
         refusals = [store.refuse(message) if store.refuse else None for message in batch.messages]
         if several and store.atomic:
             if any(refusals):

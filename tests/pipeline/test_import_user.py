@@ -8,11 +8,20 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from aimport.errors import ConnectionLost, MailboxNotFound, OverQuota, Unavailable
-from aimport.limits import Limits
+from aimport.errors import (
+    AimportError,
+    ConnectionLost,
+    LoginRefused,
+    MailboxNotFound,
+    OverQuota,
+    ServerBug,
+    TooManyConnections,
+    Unavailable,
+)
+from aimport.limits import LOGINS_REFUSED, Limits
 from aimport.model import Message
 from aimport.octets import whole
-from aimport.pipeline import cut, import_user
+from aimport.pipeline import SERVER_BUGS_IN_A_ROW, cut, import_user
 from aimport.stores.memory import Event, Failure
 from tests.pipeline.harness import QUICK, START, World, bodies, holds, job, multiset
 
@@ -364,3 +373,68 @@ def test_batches_keep_order_and_limits() -> None:
     batches = cut(messages, limits)
     assert [message for batch in batches for message in batch] == messages
     assert [[len(message.body) for message in batch] for batch in batches] == [[10, 10, 10], [10], [200], [60], [60, 1]]
+
+
+async def test_a_message_that_the_server_fails_at_is_rejected_after_three_tries_and_the_rest_arrives() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(20))
+    tries: list[int] = []
+
+    def fail(message: Message) -> AimportError | None:
+        if b"Subject: 7\r" not in whole(message.body):
+            return None
+        tries.append(1)
+        return ServerBug("internal error", code="SERVERBUG")
+
+    world.new.fail = fail
+    result = await world.import_("bob")
+    assert (result.status, result.imported, dict(result.rejected)) == ("rejects", 19, {"SERVERBUG": 1})
+    assert len(tries) >= 3
+
+
+async def test_a_server_that_fails_at_everything_rejects_no_mailbox_away() -> None:
+    world = World(limits=replace(QUICK, batch_messages=4, attempts=1))
+    world.fill("bob", "INBOX", bodies(200))
+    world.new.fail = lambda message: ServerBug("internal error", code="SERVERBUG")
+    result = await world.import_("bob")
+    assert result.status == "failed"
+    assert sum(result.rejected.values()) <= SERVER_BUGS_IN_A_ROW
+    assert result.balanced
+
+
+async def test_a_lane_that_gets_no_connection_leaves_its_work_to_the_others() -> None:
+    world = World(limits=replace(QUICK, connections_per_user=4))
+    world.new.host = "mail:143"
+    for number in range(6):
+        world.fill("bob", f"box{number}", bodies(5))
+
+    async def refuse(event: Event) -> None:
+        if event.verb == "open_destination" and sum(each.verb == event.verb for each in world.new.events) > 1:
+            raise TooManyConnections("NO too many")
+
+    world.new.hook = refuse
+    run = world.run()
+    result = await world.import_("bob", run=run)
+    assert (result.status, result.imported) == ("done", 30)
+    assert run.hosts.try_hold(["mail:143"] * 4) is not None  # the first passes alone, whatever the limit
+    assert run.hosts.try_hold(["mail:143"]) is None
+
+
+async def test_a_host_that_refuses_everybody_is_left_alone() -> None:
+    """No storm of logins that locks accounts: after ten refusals in a row nobody else is tried."""
+    world = World()
+    world.new.host = "mail:143"
+    run = world.run()
+
+    async def refuse(event: Event) -> None:
+        if event.verb == "open_destination":
+            raise LoginRefused("wrong password")
+
+    world.new.hook = refuse
+    results = []
+    for number in range(15):
+        world.fill(f"u{number}", "INBOX", bodies(1))
+        results.append(await world.import_(f"u{number}", run=run))
+    assert {result.status for result in results} == {"refused"}
+    assert sum(event.verb == "open_destination" for event in world.new.events) == LOGINS_REFUSED
+    assert results[-1].error is not None and "not tried" in results[-1].error

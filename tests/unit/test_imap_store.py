@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -22,11 +23,24 @@ from aimport.errors import (
     ServerBug,
     Unavailable,
 )
+from aimport.imap.client import connect
 from aimport.imap.commands import LiteralPolicy
-from aimport.model import Appended, Batch, Mailbox, Message, MessageKey, Position, Rejected, Uid, Unreadable, Wanted
+from aimport.model import (
+    Appended,
+    Batch,
+    Mailbox,
+    Message,
+    MessageKey,
+    NotStored,
+    Position,
+    Rejected,
+    Uid,
+    Unreadable,
+    Wanted,
+)
 from aimport.octets import fingerprint, whole
 from aimport.stores.imap import ImapDestination, ImapDestinationSession, ImapSource, ImapSourceSession, UidKeys
-from tests.fix_imap import Peer, Script, login, logout, scripted, then
+from tests.fix_imap import LOGIN, Peer, Script, login, logout, scripted, then
 from tests.mail import RefusedTogether, append_batch
 
 BOX = Mailbox(path=("box",), separator="/")
@@ -596,3 +610,144 @@ async def test_find_reads_only_bodies_of_the_sizes_it_wants() -> None:
 
 def test_the_transcripts_use_the_date_of_the_batch() -> None:
     assert re.fullmatch(r'"\d\d-Feb-2001 04:05:06 \+0000"', SAID_DATE)
+
+
+def known(name: str) -> str:
+    """A first exchange in which the server says who it is."""
+    return (
+        f'C: i ID ...\nC: n NAMESPACE\nS: * ID ("name" "{name}")\nS: i OK\nS: * NAMESPACE (("" "/")) NIL NIL\nS: n OK'
+    )
+
+
+WITH_ID = "IMAP4rev1 LITERAL+ ID NAMESPACE UIDPLUS"
+
+
+@pytest.mark.parametrize(
+    ("year", "said", "kept"),
+    [
+        (1965, '"01-Jan-1970 00:00:00 +0000"', False),
+        (2001, '"03-Feb-2001 04:05:06 +0000"', True),
+        (2037, '"03-Feb-2037 04:05:06 +0000"', False),  # ahead of the clock: Dovecot writes now
+        (2500, '"19-Jan-2038 03:14:07 +0000"', False),
+    ],
+)
+async def test_a_date_that_this_server_would_replace_silently_is_told(year: int, said: str, kept: bool) -> None:
+    message = replace(batch("one").messages[0], internal_date=DATE.replace(year=year))
+    script = f'C: a APPEND "box" () {said} {{3+}}\nC| one\nS: a OK [APPENDUID 7 3] stored'
+    async with destination(script, offered=WITH_ID, first=known("Dovecot")) as session:
+        [outcome] = await append_batch(session, BOX, replace(batch("one"), messages=(message,)))
+    assert isinstance(outcome, Appended)
+    assert outcome.dropped == (() if kept else ("INTERNALDATE",))
+
+
+async def test_keywords_are_not_sent_where_none_is_kept_and_flagged_is_set_again() -> None:
+    script = f"""
+        C: a APPEND "box" (\\Flagged) {SAID_DATE} {{3+}}
+        C| one
+        S: a OK [APPENDUID 7 3] stored
+        C: s SELECT "box"
+        S: s OK [READ-WRITE] selected
+        C: t UID STORE 3 +FLAGS.SILENT (\\Flagged)
+        C: e EXAMINE "box"
+        S: t OK
+        S: e OK
+    """
+    async with destination(script, offered=WITH_ID, first=known("Microsoft.Exchange.Imap4.Imap4Server")) as session:
+        [outcome] = await append_batch(session, BOX, batch("one", flags=["\\Flagged", "Odd"]))
+    assert outcome == Appended(key=MessageKey("k0"), uid=Uid(3), dropped=("Odd",))
+
+
+async def test_a_size_that_was_too_big_is_not_sent_again() -> None:
+    script = f"""
+        C: a APPEND "box" () {SAID_DATE} {{5+}}
+        C| three
+        S: a NO [TOOBIG] no
+        C: b APPEND "box" () {SAID_DATE} {{3+}}
+        C| two
+        S: b OK
+    """
+    async with destination(script) as session:
+        assert appended(await append_batch(session, BOX, batch("three"))) == ["TOOBIG"]
+        [large, small] = await append_batch(session, BOX, batch("longer", "two"))
+    assert isinstance(large, Rejected) and "called 5 too big" in large.text
+    assert isinstance(small, Appended)
+
+
+async def test_an_ok_that_throttles_is_obeyed_before_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = f'APPEND "box" () {SAID_DATE} {{3+}}'
+    rested: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        rested.append(seconds)
+
+    script = f"C: a {one}\nC| one\nS: a OK Success [THROTTLED]\nC: b {one}\nC| two\nS: b OK"
+    async with destination(script) as session:
+        assert appended(await append_batch(session, BOX, batch("one"))) == [None]
+        monkeypatch.setattr("aimport.stores.imap.destination.anyio.sleep", sleep)
+        assert appended(await append_batch(session, BOX, batch("two"))) == [None]
+        monkeypatch.undo()
+    [seconds] = rested
+    assert 50 < seconds <= 60
+
+
+async def test_a_full_account_says_how_full_it_is() -> None:
+    script = f"""
+        C: a APPEND "box" () {SAID_DATE} {{3+}}
+        C| one
+        S: a NO [OVERQUOTA] full
+        C: q GETQUOTAROOT "box"
+        S: * QUOTAROOT "box" ""
+        S: * QUOTA "" (STORAGE 3000 3072)
+        S: q OK
+    """
+    async with destination(script, offered="IMAP4rev1 LITERAL+ QUOTA") as session:
+        with pytest.raises(OverQuota, match="STORAGE 3000 of 3072"):
+            await append_batch(session, BOX, batch("one"))
+
+
+async def test_two_batches_are_under_way_and_a_bad_for_the_first_costs_the_second_nothing() -> None:
+    sent = f"C| one () {SAID_DATE} {{3+}}\nC| two"
+    one = f'APPEND "box" () {SAID_DATE} {{3+}}'
+    first = f"C: a {one}\n{sent}\nC: b {one}\n{sent}\nS: a BAD what\nS: b OK [APPENDUID 7 3:4] stored\n- eof"
+    second = f"C: c {one}\nC| one\nS: c OK [APPENDUID 7 5] stored"
+    scripts = [then(login(MULTI), ROOT, part) for part in (first, second)]
+    async with scripted(scripts[0], then(scripts[1], logout)) as server:
+        async with ImapDestination(server.endpoint()).open() as session:
+            under_way = [await session.append(BOX, batch("one", "two")) for _ in range(2)]
+            assert [type(each) for each in await under_way[0].outcomes()] == [NotStored, NotStored]
+            refused = await session.append(BOX, batch("one"))  # nothing goes out while an answer is awaited
+            assert [type(each) for each in await under_way[1].outcomes()] == [Appended, Appended]
+            assert [type(each) for each in await refused.outcomes()] == [Appended]
+
+
+async def test_octets_behind_the_answer_to_compress_are_taken_as_compressed() -> None:
+    """Invariant: what comes in one packet with the OK, and before it, is read as what it is (RFC 4978 §3)."""
+
+    async def compressing(peer: Peer) -> None:
+        tag = await peer.hear("c COMPRESS DEFLATE")
+        deflate = zlib.compressobj(1, zlib.DEFLATED, -15)
+        data = deflate.compress(b"* 5 EXISTS\r\n") + deflate.flush(zlib.Z_SYNC_FLUSH)
+        peer.octets_out(b"* 4 EXISTS\r\n" + tag.encode() + b" OK on\r\n" + data)
+        inflate = zlib.decompressobj(-15)
+        said = b""
+        while b"\r\n" not in said:
+            said += inflate.decompress(await peer.octets(1))
+        assert said.split(b" ", 1)[1] == b"NOOP\r\n"
+        answer = deflate.compress(said.split(b" ")[0] + b" OK\r\n") + deflate.flush(zlib.Z_SYNC_FLUSH)
+        peer.octets_out(answer)
+        await peer.until_closed()
+
+    async with scripted(then(LOGIN, compressing), check="lenient") as server:
+        connection = await connect(server.endpoint())
+        assert await connection.compress()
+        assert (await connection.command(b"NOOP")).ok
+        await connection.close()
+
+
+async def test_a_server_that_will_not_compress_goes_on_as_before() -> None:
+    script = "C: c COMPRESS DEFLATE\nS: c NO [COMPRESSIONACTIVE] TLS does\nC: n NOOP\nS: n OK"
+    async with scripted(then(LOGIN, script, logout)) as server:
+        connection = await connect(server.endpoint())
+        assert not await connection.compress()
+        assert (await connection.command(b"NOOP")).ok
+        await connection.close()
