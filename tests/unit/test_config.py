@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from aimport.config import DEFAULTS, PER_USER, Settings, load_settings, nearest, parse_size
@@ -218,6 +219,9 @@ def test_cells_of_a_row_win_over_the_settings() -> None:
         {"mail_home": "/own", "imapc_port": "99", "dest_password": CANARY, "source": "y", "dest_user": ""}
     )
     assert (mine.mail_home, mine.imapc_port, mine.dest_user) == ("/own", 99, "x")
+    assert settings.for_user({"source_tls_cert": "/c.pem", "dest_auth": "SCRAM-SHA-1"}) == msgspec.structs.replace(
+        settings, source_tls_cert="/c.pem", dest_auth="scram-sha-1"
+    )
     assert mine.dest_password == Secret(kind="literal", text=CANARY)
     assert settings.for_user({"source": "y"}) is settings
     with pytest.raises(ConfigurationError, match="imapc_port"):

@@ -155,6 +155,7 @@ def test_imap_urls(text: str, host: str, port: int, security: str, user: str) ->
 
 def test_a_url_may_name_a_mechanism() -> None:
     assert parse("imap://eve;AUTH=SCRAM-SHA-256@h/").auth == "scram-sha-256"
+    assert parse("imap://eve;AUTH=scram-sha-1@h/").auth == "scram-sha-1"
     assert parse("imap://eve;AUTH=*@h/").auth == ""
 
 
@@ -355,9 +356,122 @@ def test_values_in_a_command_stay_in_their_word() -> None:
         parse("imaps://h", settings=Settings(source_password=Secret(kind="cmd", text="x '%u")))
 
 
+# Tunnels
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("tunnel:doveadm exec imap -u %u", ("doveadm", "exec", "imap", "-u", "bob@example.org")),
+        ("TUNNEL: doveadm  exec\timap", ("doveadm", "exec", "imap")),
+        ("tunnel:'/opt/my prog/imap' \"-u %n\" --user=%u a\\ b ''", None),
+        ("tunnel:env A=%{env:X} 100%% ~/x $HOME | cat", ("env", "A=1 2'", "100%", "~/x", "$HOME", "|", "cat")),
+        ("tunnel:a:b::c:INDEX=MEMORY", ("a:b::c:INDEX=MEMORY",)),
+        ("tunnel:%{env:X} x", ("1 2'", "x")),
+    ],
+)
+def test_a_tunnel_is_split_as_a_shell_does_before_values_are_put_in(text: str, command: tuple[str, ...] | None) -> None:
+    expected = command or ("/opt/my prog/imap", "-u bob", "--user=bob@example.org", "a b", "")
+    variables = Variables(user="bob@example.org", environ={"X": "1 2'"})
+    for side in ("source", "destination"):
+        endpoint = parse(text, variables, side=side, settings=Settings())
+        assert endpoint.command == expected
+        assert (endpoint.scheme, endpoint.host, endpoint.security, endpoint.secret) == ("tunnel", "", "none", None)
+        assert endpoint.remote
+
+
+@pytest.mark.parametrize("user", ["a b", "o'brien", '"', "$(x)", "a;b", "\\", "", "*", "%u"])
+def test_a_value_stays_in_its_word_of_a_tunnel(user: str) -> None:
+    assert parse("tunnel:imap -u %u", Variables(user=user)).command == ("imap", "-u", user)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tunnel:", "has no command"),
+        ("tunnel:  ", "has no command"),
+        ("tunnel:'' x", "has no command"),
+        (f"tunnel:prog 'a {CANARY}", "tunnel:prog ...: a quote without its end"),
+        (f"tunnel:prog {CANARY} %q", "unknown variable %q in 'tunnel:prog ...'"),
+    ],
+)
+def test_a_wrong_tunnel_is_a_configuration_error_without_its_arguments(text: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text)
+    assert words in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "user", "words"),
+    [
+        ("tunnel:ssh %u imap", "-oProxyCommand=x", "makes an option"),
+        ("tunnel:ssh -l %u host", "-x", "makes an option"),
+        ("tunnel:%{env:NUL}", "bob", "NUL"),
+        ("tunnel:ssh host doveadm exec imap -u %u", "a;reboot", "remote shell"),
+        ("tunnel:env -i /usr/bin/ssh host imap %u", "a b", "remote shell"),
+        ("tunnel:ssh host imap %u", "$(reboot)", "remote shell"),
+    ],
+)
+def test_a_value_that_would_become_an_option_or_a_command_fails_its_user_alone(
+    text: str, user: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        parse(text, Variables(user=user, environ={"NUL": "a\0b"}))
+    assert parse(text, Variables(user="bob+x@example.org", environ={"NUL": "a"})).command
+
+
+def test_a_tunnel_takes_the_log_in_of_its_side_and_needs_none() -> None:
+    settings = Settings(
+        source_password=Secret(kind="env", text="PW_%n"), source_auth="plain", source_user="%n", source_tls_ca="/ca"
+    )
+    endpoint = parse("tunnel:nc host 143", settings=settings)
+    assert (endpoint.user, endpoint.auth, endpoint.secret) == ("bob", "plain", Secret(kind="env", text="PW_bob"))
+    assert (endpoint.tls_ca, endpoint.tls_cert) == ("", "")
+    assert parse("tunnel:nc host 143", side="destination", settings=settings).secret is None
+
+
+def test_the_identity_of_a_tunnel_names_its_account_without_its_arguments() -> None:
+    def identity(text: str, user: str = "bob", settings: Settings | None = None) -> str:
+        return parse(text, Variables(user=user), settings=settings or Settings()).identity
+
+    one = identity(f"tunnel:doveadm exec imap -u %u -p {CANARY}")
+    assert one.startswith("tunnel:doveadm:")
+    assert one.endswith("#bob")
+    assert CANARY not in one
+    assert one == identity(f"tunnel:doveadm  exec imap '-u' %u -p {CANARY}")
+    others = {one, identity("tunnel:doveadm exec imap -u %u"), identity("tunnel:ssh a"), identity("tunnel:ssh b")}
+    assert len(others) == 4
+    assert identity("tunnel:x %u", "ann") != identity("tunnel:x %u", "bob")
+    # A command without variables opens one account, whoever it is for; with a password there is another for each.
+    assert identity("tunnel:x", "ann") == identity("tunnel:x", "bob")
+    assert identity("tunnel:x", "ann", PASSWORDS) != identity("tunnel:x", "bob", PASSWORDS)
+
+
+def test_a_tunnel_shows_its_first_word_alone() -> None:
+    endpoint = parse(f"tunnel:sshpass -p {CANARY} ssh host imap")
+    assert CANARY not in repr(endpoint) + endpoint.identity
+    assert shown_location(f"tunnel:sshpass -p {CANARY}") == "tunnel:sshpass ..."
+    assert shown_location("tunnel:imap") == "tunnel:imap"
+    assert CANARY not in shown_location(f"tunnel:'{CANARY}' x")
+
+
+# Certificates
+
+
+def test_each_side_shows_its_own_certificate() -> None:
+    settings = Settings(source_tls_cert="/certs/%d/%n.pem", dest_auth="external", dest_tls_cert="/dest.pem")
+    source = parse("imaps://h", settings=settings)
+    assert (source.tls_cert, source.secret, source.auth) == ("/certs/example.org/bob.pem", None, "")
+    assert parse("imaps://h", side="destination", settings=settings).tls_cert == "/dest.pem"
+    assert parse("imapc:", settings=msgspec.structs.replace(settings, imapc_host="h")).tls_cert == source.tls_cert
+    with pytest.raises(ConfigurationError, match="set source_password"):
+        parse("imaps://h", settings=msgspec.structs.replace(settings, source_auth="plain"))
+
+
 @given(st.text(alphabet=":/%@[]?#=;~.abhimpsu0 \0", max_size=30))
 def test_any_text_parses_or_raises_our_errors(text: str) -> None:
-    for start in ("", "imap://", "maildir:/", "imaps://%u@"):
+    for start in ("", "imap://", "maildir:/", "imaps://%u@", "tunnel:", "tunnel:x '%u' "):
         try:
             parse(start + text)
         except AimportError:

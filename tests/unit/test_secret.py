@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aimport import secret as module
 from aimport.errors import ConfigurationError, UsageError, UserError
 from aimport.model import Secret
-from aimport.secret import check_private, describe, parse_secret, redact, reveal
+from aimport.secret import check_private, describe, parse_secret, redact, reveal, reveal_lines
 
 CANARY = "c4nary-Pässword+/="
 
@@ -53,6 +53,14 @@ def test_a_variable_of_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("PW")
     with pytest.raises(UserError, match="env:PW"):
         reveal(Secret(kind="env", text="PW"))
+
+
+def test_the_line_after_a_secret_is_handed_over_beside_it(tmp_path: Path) -> None:
+    for octets, second in ((b"x", ""), (b"x\n", ""), (b"x\r\nexpires_in=5\r\nz", "expires_in=5"), (b"x\n\xff\n", "")):
+        (tmp_path / "t").write_bytes(octets)
+        (tmp_path / "t").chmod(0o600)
+        assert reveal_lines(Secret(kind="file", text=str(tmp_path / "t"))) == ("x", second)
+        assert reveal_lines(Secret(kind="cmd", text=f"cat {tmp_path / 't'}")) == ("x", second)
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\nsecond line\n"])
