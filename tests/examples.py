@@ -9,6 +9,7 @@ Facts of a protocol, written down; `aimport.imap.responses` has the classes of t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,3 +57,19 @@ def examples() -> tuple[Example, ...]:
 def seeds() -> tuple[bytes, ...]:
     """Their octets, for fuzzing."""
     return tuple(dict.fromkeys(example.octets for example in examples()))
+
+
+def spaced(fragments: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Two spaces for each one outside quoted strings, and one at the end of the line."""
+    wide = [
+        b"".join(
+            part if part.startswith(b'"') else part.replace(b" ", b"  ")
+            for part in re.split(rb'("(?:[^"\\]|\\.)*")', text)
+        )
+        if place % 2 == 0
+        else text
+        for place, text in enumerate(fragments)
+    ]
+    wide[0] = wide[0].replace(b"*  ", b"* ", 1)
+    wide[-1] += b" "
+    return tuple(wide)

@@ -297,6 +297,7 @@ def error_for(
     is a lost connection whatever it says of a message: what became of the command is not known. Its
     `cause` then tells what to look for in what was under way.
     """
+    code, text = code[:MAX_TEXT], text[:MAX_TEXT]  # not every pattern is linear, and a line may have a megabyte
     words = clean(f"[{code}] {text}" if code else text) or "no reason given"
     before = "".join(f"{part}: " for part in (where, doing) if part)
     said = f"{before}server said {status} {words}"

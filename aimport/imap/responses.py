@@ -237,14 +237,15 @@ Response = (
 )
 
 # One token. Quoted strings may hold 8-bit octets (UTF8=ACCEPT, and servers that just send them). A section such
-# as BODY[HEADER.FIELDS (A B)]<0> is one atom, spaces and parentheses included (§6.4.5).
+# as BODY[HEADER.FIELDS (A "B")]<0> is one atom, spaces and parentheses included (§6.4.5). It has no other "[" in
+# it: else what begins many and ends none would be searched to its end for each.
 _TOKEN = re.compile(
     rb"""\x20*+(?:
         (?P<open>\()
       | (?P<close>\))
       | "(?P<quoted>[^"\\]*+(?:\\.[^"\\]*+)*+)"
       | (?P<atom>
-            (?i:BODY|BINARY|BINARY\.SIZE)\[[^\]"{]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^\]"{]*+)*+\](?:<\d++>)?+
+            (?i:BODY|BINARY|BINARY\.SIZE)\[[^\[\]{"]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^\[\]{"]*+)*+\](?:<\d++>)?+
           | [^\x00-\x20(){"\x7f]++
         )
     )""",

@@ -9,7 +9,7 @@ import pytest
 
 from aimport.imap.fragments import FragmentReader
 from aimport.imap.responses import Continuation, Response, Tagged, Unknown, Untagged, parse
-from tests.examples import Example, examples
+from tests.examples import Example, examples, spaced
 
 CODES = {
     "RFC 9051 §7.1": "ALERT ALREADYEXISTS APPENDUID AUTHENTICATIONFAILED AUTHORIZATIONFAILED BADCHARSET CANNOT"
@@ -55,22 +55,6 @@ def lowered(value: object) -> object:
     if is_dataclass(value):
         return type(value).__name__, {one.name: lowered(getattr(value, one.name)) for one in fields(value)}
     return value
-
-
-def spaced(fragments: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """Two spaces for each one outside quoted strings, and one at the end of the line."""
-    wide = [
-        b"".join(
-            part if part.startswith(b'"') else part.replace(b" ", b"  ")
-            for part in re.split(rb'("(?:[^"\\]|\\.)*")', text)
-        )
-        if place % 2 == 0
-        else text
-        for place, text in enumerate(fragments)
-    ]
-    wide[0] = wide[0].replace(b"*  ", b"* ", 1)
-    wide[-1] += b" "
-    return tuple(wide)
 
 
 @each
