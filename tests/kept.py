@@ -7,7 +7,6 @@ server's own doing. A difference that they do not say is a fault of ours.
 
 from __future__ import annotations
 
-import email
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -77,7 +76,7 @@ def _is_header_to_cyrus(sent: bytes) -> bool:
 
 
 def by_courier(body: bytes) -> Kept:
-    """Leaves every CR out and ends the last line. Serves only a part of what has too many MIME parts."""
+    """Leaves every CR out and ends the last line."""
     sent = wire(body)
     if not sent:
         return Kept(refusal=NO_OCTETS)
@@ -86,16 +85,8 @@ def by_courier(body: bytes) -> Kept:
     lost = stored.replace(b"\n", b"\r\n") != sent
     return Kept(
         served=ended.replace(b"\n", b"\r\n"),
-        altered=_named(("cr", lost), ("final line end", ended != stored), ("cut short", is_cut_by_courier(body))),
+        altered=_named(("cr", lost), ("final line end", ended != stored)),
     )
-
-
-def is_cut_by_courier(body: bytes) -> bool:
-    """Whether BODY[] and RFC822.SIZE end with the part at which Courier stopped parsing; RFC822 is whole."""
-    if body.count(b"\n--") < COURIER_PARTS:
-        return False  # each part has its line
-    parsed = email.message_from_bytes(body)
-    return "MIME-Version" in parsed and sum(1 for _ in parsed.walk()) > COURIER_PARTS
 
 
 def _named(*changes: tuple[str, bool]) -> str:

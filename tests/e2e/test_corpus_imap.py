@@ -66,7 +66,6 @@ COUNTS: Final[Mapping[str, Mapping[str, tuple[int, int]]]] = {
         "altered: final line end": (44, 45),
         "altered: cr, final line end": (3, 3),
         "altered: cr": (2, 2),
-        "altered: cut short": (3, 3),  # see `test_a_message_of_many_parts_is_read_whole_from_courier`
         "rejected: the message has no octets": (2, 2),
     },
 }
@@ -197,11 +196,6 @@ def fate(file: File, keep: kept.Keeper) -> Fate:
 
 def seen_kind(fate: Fate, final: bytes) -> str:
     """The class that a file is in by what came back: that of the rules, unless the octets are others."""
-    if "cut short" in fate.kind:
-        assert fate.final is not None
-        if len(final) < len(fate.final) and fate.final.startswith(final):
-            return fate.kind
-        return "whole" if final == fate.final else "other"
     return fate.kind if final == fate.final else "other"
 
 

@@ -23,11 +23,12 @@ import uvloop
 from aimport import sample
 from aimport.errors import UserError
 from aimport.model import Batch, Endpoint, Mailbox, Message, MessageKey
-from aimport.octets import fingerprint, wire_form
+from aimport.octets import fingerprint, whole, wire_form
 from aimport.stores.imap import ImapDestination, ImapSource
 from tests import mail
 from tests.fix_courier import Courier
 from tests.fix_dovecot import Dovecot
+from tests.mail import append_batch
 from tests.processes import descendants, server_folder
 
 pytestmark = [pytest.mark.timeout(200)]
@@ -133,17 +134,17 @@ async def there_and_back(place: Endpoint) -> None:
         number=1,
         created_us=1,
         messages=messages,
-        fingerprints=tuple(fingerprint(wire_form(each.body)) for each in messages),
+        fingerprints=tuple(fingerprint(wire_form(whole(each.body))) for each in messages),
     )
     async with ImapDestination(place).open() as destination:
-        assert len(await destination.append(INBOX, batch)) == len(messages)
+        assert len(await append_batch(destination, INBOX, batch)) == len(messages)
     assert ours() == []
     found: list[bytes] = []
     async with ImapSource(place).open() as source:
         async with aclosing(source.messages(await source.select(INBOX), skip=())) as lists:
             async for each in lists:
-                found += [one.body for one in each if isinstance(one, Message)]
-    assert [body.rstrip() for body in found] == [each.body.rstrip() for each in messages]
+                found += [whole(one.body) for one in each if isinstance(one, Message)]
+    assert [body.rstrip() for body in found] == [whole(each.body).rstrip() for each in messages]
     assert ours() == []
 
 

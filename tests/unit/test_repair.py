@@ -20,7 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aimport import repair, sample
-from aimport.octets import wire_form
+from aimport.octets import whole, wire_form
 from aimport.repair import Repair, Step, ladder
 
 CAUSES: Final = ("", "nul", "8bit-header", "bare-newline", "header", "long-line", "words of a server")
@@ -195,7 +195,7 @@ def test_a_step_done_twice_is_done_once(step: Step) -> None:
 
 def test_a_message_in_order_has_an_empty_ladder() -> None:
     made = sample.account("bob@example.org", seed=3, messages=40)
-    bodies = [wire_form(item.message.body) + b"\r\n" for item in made]
+    bodies = [wire_form(whole(item.message.body)) + b"\r\n" for item in made]
     assert len(bodies) == 40
     assert [list(ladder(body, cause)) for body in bodies for cause in CAUSES] == [[]] * len(bodies) * len(CAUSES)
 

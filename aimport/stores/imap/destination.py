@@ -286,8 +286,9 @@ class ImapDestinationSession(Session):
         while responses := await exchange.responses():
             for fetch in responses:
                 # n:* always has the last message, whatever its UID (RFC 9051 §6.4.9).
-                if isinstance(fetch, Fetch) and fetch.uid is not None and fetch.uid >= floor and fetch.size in sizes:
-                    candidates[fetch.uid] = fetch
+                if isinstance(fetch, Fetch) and fetch.uid is not None and fetch.uid >= floor:
+                    if fetch.size in sizes or self._profile.fetch_whole == "RFC822":  # whose sizes are not the whole
+                        candidates[fetch.uid] = fetch
         self._demand(await exchange.result(), mailbox)
         stored: list[Stored] = []
         for uids in uid_sets(sorted(candidates), octets=self.set_octets):
