@@ -213,8 +213,9 @@ async def test_what_is_written_arrives_in_order_however_it_is_written(
             else:
                 transport.writelines(written)
             for part in written:
-                if isinstance(part, bytearray):
-                    part[:] = bytes(len(part))  # the caller may use its buffer again
+                view = memoryview(part)
+                if not view.readonly:
+                    view[:] = bytes(len(view))  # the caller may use its buffer again
             expected += b"".join(parts)
             if breathe:
                 await turns(2)
@@ -271,6 +272,26 @@ async def test_a_writer_is_held_up_and_let_go_and_never_forgotten(kind: str, hig
             transport.write(octets(200_000))
         got = await reading
         assert got[-200_000:] == octets(200_000)
+        await near.writable.wait()
+
+
+async def test_a_writer_is_let_go_also_when_only_the_transport_below_has_octets_left() -> None:
+    """Held up by a write that shrinks to nothing, above our low mark, with less than our high mark to send."""
+    async with joined() as (transport, near, far):
+        transport.set_write_buffer_limits(high=4 * MIB, low=MIB // 4)
+        written = 0
+        while transport.get_write_buffer_size() < 3 * MIB:  # nobody reads
+            transport.write(octets(INLINE_OCTETS))
+            written += INLINE_OCTETS
+            await turns(3)
+        assert near.writable.is_set()
+        transport.write(bytes(4 * MIB))
+        assert not near.writable.is_set()
+        while transport._job is not None:
+            await asyncio.wait([transport._job])
+            await turns(3)
+        assert not near.writable.is_set()
+        await far.read(written + 4 * MIB)
         await near.writable.wait()
 
 
@@ -392,14 +413,30 @@ async def test_what_is_read_does_not_depend_on_how_the_stream_was_cut(
 
 @pytest.mark.parametrize("size", [READ_PIECE - 1, READ_PIECE, READ_PIECE + 1, 2 * READ_PIECE, READ_TURN, READ_TURN + 1])
 @pytest.mark.parametrize("mode", [zlib.Z_SYNC_FLUSH, zlib.Z_PARTIAL_FLUSH, zlib.Z_FINISH])
-async def test_nothing_stays_in_the_decompressor(size: int, mode: int) -> None:
-    """Of 1032 octets for one, the input may be used up before the output is."""
+async def test_a_full_piece_is_not_the_last(size: int, mode: int) -> None:
     async with joined() as (transport, near, far):
         await far.send(bytes(size), mode)
         await near.until(size)
         assert near.received == bytes(size)
         await turns()
         assert transport.is_reading()
+
+
+async def test_nothing_stays_in_the_decompressor() -> None:
+    """At one place of this stream all input is used up and the first piece is full, but 760 octets are to come."""
+    stream = deflated(bytes(2 * READ_PIECE))
+    for cut in range(len(stream)):
+        inflater = zlib.decompressobj(-15)
+        piece = inflater.decompress(stream[:cut], READ_PIECE)
+        if len(piece) == READ_PIECE and not inflater.unconsumed_tail and (left := len(inflater.decompress(b"", 9999))):
+            break
+    wire, near = Wire(), Near()
+    transport = DeflateTransport.over(wire, near)
+    wire.read(stream[:cut])
+    assert len(near.received) == READ_PIECE + left > READ_PIECE
+    assert wire.reading
+    transport.abort()
+    await near.lost
 
 
 async def test_a_bomb_costs_one_piece_while_the_protocol_pauses() -> None:
