@@ -332,7 +332,8 @@ async def _exchange(
         else:
             words = [b"LOGIN", astring(endpoint.user), astring(secret)]
     except ValueError:
-        raise UserError(f"{where}: login of {who}: NUL, CR or LF in a name or password") from None
+        what = f", or what {name} cannot carry" if name else ""
+        raise UserError(f"{where}: login of {who}: NUL, CR or LF in a name or password{what}") from None
     control.capabilities.clear()  # they change with the login (RFC 9051 §6.2.3)
     try:
         with _translated(where), anyio.fail_after(2 * control.command_s):  # what comes moves the other deadline
