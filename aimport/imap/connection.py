@@ -220,6 +220,8 @@ class Connection(asyncio.Protocol):
         """Waits for `+`."""
         self._room: asyncio.Future[None] | None = None
         """Waits until the transport takes more."""
+        self._idle: asyncio.Future[None] | None = None
+        """Waits until nothing is under way."""
         self._closed = anyio.Event()
         self._error: AimportError | None = None
         self._bad: AimportError | None = None
@@ -307,8 +309,9 @@ class Connection(asyncio.Protocol):
     async def compress(self) -> bool:
         """Compresses both ways from here on (COMPRESS=DEFLATE, RFC 4978); False when the server will not.
 
-        May be called with commands under way whose answers somebody else reads.
+        First waits for the end of what is under way; whose data, if any, somebody else must read.
         """
+        await self._quiet()
         exchange = await self.start(b"COMPRESS", b"DEFLATE", switch=True)
         tagged = await exchange.result()
         if tagged.status != "OK":
@@ -385,6 +388,12 @@ class Connection(asyncio.Protocol):
             self._spool.abandon()
             self._resume()
 
+    async def _quiet(self) -> None:
+        """Waits until every command sent has its answer. For whoever alone sends."""
+        while self._pending:
+            self._idle = self._idle or self._loop.create_future()
+            await self.until(self._idle)
+
     def fail(self, error: AimportError, *, abort: bool = True) -> None:
         """Ends everything under way with `error`; what is started later ends with it too."""
         self._error = self._error or error
@@ -392,7 +401,7 @@ class Connection(asyncio.Protocol):
             exchange._end(None, self._error)
         self._pending.clear()
         self._switched.set()
-        for waiter in (self._go, self._room):
+        for waiter in (self._go, self._room, self._idle):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
         if self._timer is not None:
@@ -558,6 +567,10 @@ class Connection(asyncio.Protocol):
             exchange._end(tagged, None)
         if not exchange.sent and self._go is not None and not self._go.done():
             self._go.set_result(None)
+        if not self._pending and self._idle is not None:
+            if not self._idle.done():
+                self._idle.set_result(None)
+            self._idle = None
         if self._bad is not None and not self._pending:
             self.fail(ProtocolError(f"{self.where}: closed, because a command was answered BAD"))
 

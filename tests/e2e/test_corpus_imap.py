@@ -61,8 +61,8 @@ COUNTS: Final[Mapping[str, Mapping[str, tuple[int, int]]]] = {
         "rejected: the message has no octets": (2, 2),
     },
     "courier": {
-        "equal": (586, 3510),
-        "equal but for line ends": (226, 226),
+        "equal": (588, 3512),
+        "equal but for line ends": (227, 227),
         "altered: final line end": (44, 45),
         "altered: cr, final line end": (3, 3),
         "altered: cr": (2, 2),
@@ -260,7 +260,10 @@ def test_every_file_of_the_corpus_comes_back_or_is_accounted_for(
         if fate.final is None
     }
     assert mail.tree(source) == before
-    held = on_server(server, unique_user)
+    arrived = on_server(server, unique_user)
+    held = sorted(arrived, key=lambda came: came.date)
+    if name != "cyrus":  # what was refused in company goes again behind the batches that were under way
+        assert arrived == held
     assert [(came.date, came.flags) for came in held] == [(file.date, flags_of(file.letters)) for file, _ in stored]
     assert [file.name for (file, fate), came in zip(stored, held, strict=True) if came.body != fate.served] == []
 
@@ -271,8 +274,8 @@ def test_every_file_of_the_corpus_comes_back_or_is_accounted_for(
     totals = balanced(report)
     assert code == 0, said
     assert totals["found"] == totals["imported"] == len(stored)
-    assert on_server(server, unique_user) == held
-    back = in_maildir(final)
+    assert on_server(server, unique_user) == arrived
+    back = sorted(in_maildir(final), key=lambda came: came.date)
     assert [(came.date, came.flags) for came in back] == [(file.date, flags_of(file.letters)) for file, _ in stored]
     kinds = {file.name: fate.kind for file, fate in zip(files, fates, strict=True)}
     seen = kinds | {file.name: seen_kind(fate, came.body) for (file, fate), came in zip(stored, back, strict=True)}
