@@ -54,6 +54,9 @@ REDACTED_FROM: Final = 6
 _TOKENS: Final = Tokens()
 """For all connections of this process: a command that gives tokens runs once in the life of each."""
 
+CONTROL_LITERAL: Final = 64 * 1024
+"""Octets of literals in one response before the login is done: there is no use for any."""
+
 Resolve = Callable[[str, int], Awaitable[Sequence[tuple[int, str]]]]
 """Addresses of a host: (family, address) in the order to try."""
 
@@ -79,7 +82,7 @@ async def connect(
     tokens = tokens or _TOKENS
     where = where_of(endpoint)
     secret = "" if endpoint.command else await _reveal(endpoint, where, tokens)
-    reader = FragmentReader()
+    reader = FragmentReader(max_literal=CONTROL_LITERAL)
     control = Control(where, reader, deadlines.command_s)
     try:
         with _translated(where, control), anyio.fail_after(deadlines.connect_s):
@@ -336,8 +339,7 @@ async def _exchange(
         raise UserError(f"{where}: login of {who}: NUL, CR or LF in a name or password{what}") from None
     control.capabilities.clear()  # they change with the login (RFC 9051 §6.2.3)
     try:
-        with _translated(where), anyio.fail_after(2 * control.command_s):  # what comes moves the other deadline
-            tagged = await control.log_in(words, exchange)
+        tagged = await control.log_in(words, exchange)
     except AimportError as error:
         error.text = _redacted(error.text, secret)
         error.args = (error.text,)
@@ -446,7 +448,8 @@ class Control(aioimaplib.IMAP4ClientProtocol):
                 raise self.lost
             self._command = _Command(self.new_tag(), words, self.command_s, exchange, self._write_line)
             try:
-                with _translated(self.where):
+                # What comes moves the deadline of the command, and a server may send something for ever.
+                with _translated(self.where), anyio.fail_after(2 * self.command_s):
                     await self.execute(self._command)
                 tagged = self._command.tagged
                 assert tagged is not None, "execute returns when the tagged answer is there"

@@ -45,6 +45,8 @@ RESPONSE_COST: Final = 200
 """What a response counts beside its octets: it is Python objects."""
 MAX_COLLECTED: Final = 250_000
 """Responses of one command that is not read as a stream."""
+MAX_COLLECTED_COST: Final = 128 * 1024 * 1024
+"""What those may cost: octets, and `RESPONSE_COST` each."""
 
 T = TypeVar("T")
 
@@ -103,6 +105,8 @@ class Exchange:
         self.keep = keep
         self.dropping = False
         """Nobody reads its data."""
+        self.collecting = False
+        """Its data is kept in memory: large literals are not wanted."""
         self.tagged: Tagged | None = None
         self.sent = False
         """Every burst was given to the transport."""
@@ -111,6 +115,8 @@ class Exchange:
         self._connection = connection
         self._data: list[Response] = []
         self._cost = 0
+        self._taken = 0
+        """What the responses that were taken last have cost."""
         self._error: AimportError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -121,16 +127,20 @@ class Exchange:
             await self._connection.flush()
         taken, self._data = self._data, []
         self._connection.consumed(self._cost)
-        self._cost = 0
+        self._taken, self._cost = self._cost, 0
         return taken
 
     async def reply(self) -> Reply:
         """Waits for the end and returns everything."""
         data: list[Response] = []
+        cost = 0
+        self.collecting = True
+        self._connection.unwanted(self)
         while part := await self.responses():
             data += part
-            if len(data) > MAX_COLLECTED:
-                error = ProtocolError(f"{self._connection.where}: more than {MAX_COLLECTED} responses to one command")
+            cost += self._taken
+            if len(data) > MAX_COLLECTED or cost > MAX_COLLECTED_COST:
+                error = ProtocolError(f"{self._connection.where}: an answer of {len(data)} responses has no end")
                 self._connection.fail(error)
                 raise error
         return Reply(tagged=await self.result(), data=data)
@@ -383,7 +393,7 @@ class Connection(asyncio.Protocol):
                 self._resume()
 
     def unwanted(self, exchange: Exchange) -> None:
-        """Nobody will read the data of `exchange`."""
+        """Nobody will read the large literals of `exchange`."""
         if self._spool is not None and self._pending and self._pending[0] is exchange:
             self._spool.abandon()
             self._resume()
@@ -524,7 +534,7 @@ class Connection(asyncio.Protocol):
 
     def _spill(self, size: int) -> Spool:
         self._spool = Spool(size)
-        if not self._pending or self._pending[0].dropping:
+        if not self._pending or self._pending[0].dropping or self._pending[0].collecting:
             self._spool.abandon()
         return self._spool
 
