@@ -7,8 +7,7 @@ would; commands are read by a small tokenizer of this file, which knows nothing 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from itertools import accumulate, pairwise
@@ -35,6 +34,7 @@ from aimport.imap.commands import (
 from aimport.imap.fragments import FragmentReader
 from aimport.imap.responses import Fetch, Response, append_uids, capabilities, date_time, parse, uid_set
 from tests.examples import seeds, spaced
+from tests.linear import assert_linear
 from tests.strategies import keywords, system_flags
 
 MAX_LINE, MAX_LITERAL = 5_000, 20_000
@@ -159,16 +159,6 @@ def test_the_short_way_of_list_is_the_long_one(attributes: list[bytes], separato
 # Time
 
 
-def cpu_s(task: Callable[[], object]) -> float:
-    """CPU time of the fastest of three runs: what others do on the machine does not count."""
-    spent = []
-    for _ in range(3):
-        began = time.process_time()
-        task()
-        spent.append(time.process_time() - began)
-    return min(spent)
-
-
 def read_all(data: bytes, size: int) -> None:
     reader = FragmentReader()
     try:
@@ -223,9 +213,7 @@ LINES: dict[str, tuple[bytes, bytes, bytes]] = {
 @pytest.mark.parametrize(("before", "unit", "after"), LINES.values(), ids=LINES)
 @pytest.mark.timeout(60)
 def test_time_is_linear_in_what_a_server_sends(before: bytes, unit: bytes, after: bytes, size: int) -> None:
-    """Four times the octets take about four times as long; what is quadratic takes sixteen times."""
-    small, large = (before + unit * (octets // len(unit)) + after + b"\r\n" for octets in (100_000, 400_000))
-    assert cpu_s(lambda: read_all(large, size)) < 9 * cpu_s(lambda: read_all(small, size)) + 0.02
+    assert_linear(lambda octets: read_all(before + unit * (octets // len(unit)) + after + b"\r\n", size), 50_000)
 
 
 TEXTS = [
@@ -259,7 +247,7 @@ def test_time_is_linear_in_a_servers_words_and_names(unit: str) -> None:
         flags.is_keyword(text)
         date_time(text)
 
-    assert cpu_s(lambda: judge(400_000)) < 9 * cpu_s(lambda: judge(100_000)) + 0.02
+    assert_linear(judge, 50_000)
 
 
 # What we say
