@@ -28,7 +28,7 @@ import binascii
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
 Step: TypeAlias = Literal["final-crlf", "nul", "header-lines", "8bit-header", "line-ends", "long-lines"]
@@ -179,7 +179,7 @@ def end_with_crlf(wire: bytes) -> bytes:
 
 
 def remove_nul(wire: bytes) -> bytes:
-    """`nul`: no NUL octets in header and body (RFC 5322 §4.1 has them as obsolete, RFC 9051 §4.3 forbids them).
+    """`nul`: no NUL octets in header and body: obsolete in RFC 5322 §4, not in a literal of RFC 9051 §9.
 
     Removed and not made blanks: most come from a hole in a file or from UTF-16, and a blank would
     cut words, field names and encoded text where readers show nothing.
@@ -192,8 +192,8 @@ def mend_line_ends(wire: bytes) -> bytes:
 
     CRs before an LF are one line end (CRCRLF is CRLF written in text mode), and so is a lone CR
     in the body or in a message that has no other line ends. In a header with LFs a lone CR becomes a blank: a
-    line break there would make new fields out of somebody's Subject. Late in the ladder, because the
-    servers at hand (Cyrus, Dovecot, Courier) take a lone CR in a body.
+    line break there would make new fields out of somebody's Subject. Late in the ladder, because Cyrus
+    and Dovecot take a lone CR in a body.
     """
     mended = _LINE_END.sub(CRLF, wire)
     if b"\r" not in mended.replace(CRLF, b""):
@@ -224,7 +224,7 @@ def mend_header(wire: bytes) -> bytes:
       the field `X-Broken-N`, its folded lines with it: octets as they are if ASCII, else as
       encoded words.
     - Without any field all is text: it gets the header `X-Broken-Header: missing`.
-    - A header without its blank line gets one; Cyrus before 3.0 wants it (cyrus-imapd#681).
+    - A header without its blank line gets one; Cyrus 2.2 wants it (cyrus-imapd#681).
 
     A message that begins with a blank line has an empty header, which is one.
     """
@@ -296,7 +296,7 @@ def encode_header(wire: bytes) -> bytes:
 
     A field with such octets where none of these may stand (`<ü@example.org>`) becomes X-Broken-NAME,
     which is text. A header that is not made of fields is mended first, as by `mend_header`. Headers of
-    parts stay as they are: servers look at the first header alone.
+    parts stay as they are: Cyrus looks at the first header alone.
     """
     lines, rest = _split(wire)
     if all(line.isascii() for line in lines):
@@ -463,11 +463,30 @@ def _fits(piece: _Piece) -> bool:
 
 
 def _as_text(name: bytes, body: bytes) -> bytes:
-    """An unstructured field (RFC 5322 §3.2.5); words with octets above 127, or too long to be folded, are encoded."""
-    pieces = [
-        _Piece(piece.gap, piece.word, encode=not (piece.word.isascii() and _fits(piece))) for piece in _words(body)
-    ]
-    return _filled(name, pieces, _charset(body))
+    """An unstructured field (RFC 5322 §3.2.5) without octets above 127."""
+    return _filled(name, _text(body, eight_bit=False), _charset(body))
+
+
+def _text(body: bytes, *, eight_bit: bool) -> list[_Piece]:
+    """An unstructured body; words that no line holds are to be encoded, unless `eight_bit` those above 127 too.
+
+    Too many blanks go with the word after them, or before an encoded word with the word before.
+    """
+    pieces: list[_Piece] = []
+    for piece in _words(body):
+        encode = not (_fits(piece) and (eight_bit or piece.word.isascii()))
+        if encode and _is_coded(piece.word) and len(piece.word) <= LONGEST_WORD:
+            encode = False
+            if pieces and not _is_coded(pieces[-1].word):
+                pieces[-1] = replace(pieces[-1], encode=True)
+            else:  # blanks between encoded words, or before the first, mean nothing
+                piece = replace(piece, gap=b" ")
+        pieces.append(replace(piece, encode=encode))
+    return pieces
+
+
+def _is_coded(word: bytes) -> bool:
+    return _CODED_WORD.fullmatch(word) is not None
 
 
 def _runs(pieces: Sequence[_Piece]) -> list[_Run]:
@@ -480,7 +499,7 @@ def _runs(pieces: Sequence[_Piece]) -> list[_Run]:
     for piece in pieces:
         before = runs[-1] if runs else None
         blanks = _unfolded(piece.gap)
-        coded = not piece.encode and _CODED_WORD.fullmatch(piece.word) is not None
+        coded = not piece.encode and _is_coded(piece.word)
         if piece.encode:
             if before is not None and before.encode:
                 before.octets += blanks + piece.word
@@ -899,11 +918,12 @@ def _folded(line: bytes) -> bytes:
         return line
     name, _, body = line.partition(b":")
     pieces = _words(body)
-    if not all(map(_fits, pieces)) and _GRAMMARS.get(name.lower(), "text") != "text":
-        pieces = _words(b"".join(token.text + b" " * (token.text in (b",", b";")) for token in _tokens(body)))
-        if not all(map(_fits, pieces)):
-            name, pieces = b"X-Broken-" + name, _words(body)
-    pieces = [_Piece(piece.gap, piece.word, encode=not _fits(piece)) for piece in pieces]
+    if not all(map(_fits, pieces)):
+        if _GRAMMARS.get(name.lower(), "text") != "text":
+            pieces = _words(b"".join(token.text + b" " * (token.text in (b",", b";")) for token in _tokens(body)))
+            name = name if all(map(_fits, pieces)) else b"X-Broken-" + name
+        if _GRAMMARS.get(name.lower(), "text") == "text":
+            pieces = _text(body, eight_bit=True)
     return _filled(name, pieces, _charset(body), width=CODED_LINE)
 
 
@@ -946,13 +966,12 @@ def _soft_breaks(line: bytes) -> bytes:
 
 
 def _cut(octets: bytes, width: int) -> bytes:
-    """Lines above 998 octets cut after `width`; a blank before what would look like a delimiter."""
-    return _each_long_line(
-        octets,
-        lambda line: CRLF.join(
-            b" " + piece if piece.startswith(b"--") else piece for piece in _cuts(line, width - 1, None)
-        ),
-    )
+    """Lines above 998 octets cut to `width`; a blank before a piece that would look like a delimiter."""
+
+    def pieces(line: bytes) -> bytes:
+        return re.sub(rb"(\r\n)(?=--)", rb"\1 ", CRLF.join(_cuts(line, width - 1, None)))
+
+    return _each_long_line(octets, pieces)
 
 
 def _each_long_line(octets: bytes, mend: Callable[[bytes], bytes]) -> bytes:

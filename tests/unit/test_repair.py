@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import email
-import email.header
 import email.policy
 import email.utils
 import quopri
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from aimport import repair, sample
 from aimport.octets import whole, wire_form
 from aimport.repair import Repair, Step, ladder
+from tests.linear import assert_linear
 
 CAUSES: Final = ("", "nul", "8bit-header", "bare-newline", "header", "long-line", "words of a server")
 UMLAUT: Final = "ü".encode()
@@ -29,6 +29,9 @@ LONG: Final = b"long " * 2_500
 SEALED: Final = (
     b'Content-Type: multipart/signed; boundary="s"\r\n\r\n--s\r\n\r\n%s\r\n--s\r\n'
     b"Content-Type: application/pgp-signature\r\n\r\nMAC\r\n--s--\r\n"
+)
+TWICE_SEALED: Final = (
+    b"Content-Type: multipart/encrypted; boundary=t\r\n\r\n--t\r\n" + SEALED + b"--t\r\n\r\nend\r\n--t--\r\n"
 )
 
 
@@ -159,6 +162,8 @@ octets = st.one_of(messages, st.binary(max_size=200), messages.map(lambda wire: 
 @example(b"\xfc\r\n", "")
 @example(b"a\r\nb:\xfc", "8bit-header")
 @example(b"\r\0\n", "bare-newline")
+@example(b"A: b\nno field\nC: d\n", "")
+@example(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n" * 2 + b"\r\n--b--\r\n" * 2 + LONG, "")
 def test_each_version_has_one_more_step_and_the_last_leaves_nothing_to_mend(wire: bytes, cause: str) -> None:
     before = Repair((), wire)
     for version in ladder(wire, cause):
@@ -267,6 +272,8 @@ def test_a_version_is_made_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) 
     ("wire", "broken"),
     [
         (b"Subject: \xfc\r\n" + SEALED % b"text", False),  # around it, not in it
+        (b"Subject: \xfc\r\n" + TWICE_SEALED % b"text", False),
+        (TWICE_SEALED % b"te\0xt", True),
         ((SEALED % b"text").removesuffix(b"\r\n"), False),
         (SEALED % b"te\0xt", True),
         (SEALED % b"te\rxt", True),
@@ -347,6 +354,8 @@ TABLE: Final[list[tuple[Step, bytes, bytes]]] = [
         b"To: =?unknown-8bit?q?J=FC?= <j@x>, k@x (=?unknown-8bit?q?=FC?=)\r\n\r\n",
     ),
     ("8bit-header", b'To: "\xfc, \\"a\\"" <j@x>\r\n\r\n', b"To: =?unknown-8bit?b?/CwgImEi?= <j@x>\r\n\r\n"),
+    # A quote that is never closed would take the address with it.
+    ("8bit-header", b'To: "J J\xfc <j@x>\r\n\r\n', b"To: =?unknown-8bit?b?IkogSvw=?= <j@x>\r\n\r\n"),
     ("8bit-header", b"To: <\xfc@x>\r\n\r\n", b"X-Broken-To: =?unknown-8bit?b?PPxAeD4=?=\r\n\r\n"),
     ("8bit-header", b"To: a@\xfc.x\r\n\r\n", b"X-Broken-To: =?unknown-8bit?b?YUD8Lng=?=\r\n\r\n"),
     ("8bit-header", b"Date: now (\xfc)\r\n\r\n", b"Date: now (=?unknown-8bit?q?=FC?=)\r\n\r\n"),
@@ -397,6 +406,8 @@ def test_a_step_mends_its_kind(step: Step, wire: bytes, mended: bytes) -> None:
 @given(line_parts)
 @example(b" " + UMLAUT + b" " * 100)
 @example(b" " + b"a" * 70 + b" " + UMLAUT + b" " * 30 + b"b" * 70)
+@example(b"\xfc" + b" " * 100 + b"=?utf-8?q?x?=")
+@example(b"\xfc word" + b" " * 100 + b"=?utf-8?q?x?=" + b" " * 100 + b"=?utf-8?q?x?=")
 @example(b" =?utf-8?q?x?=" + b" " * 90 + b"\xfc\r\n \r\n =?utf-8?q?y?=")
 def test_encoded_text_says_what_it_said(body: bytes) -> None:
     wire = wire_form(b"Subject:" + body.replace(b"\r\n\r\n", b"") + b"\r\n\r\n")
@@ -412,10 +423,18 @@ def test_encoded_text_says_what_it_said(body: bytes) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=120))
 def test_no_character_is_cut_in_two(text: str) -> None:
     wire = b"Subject: " + UMLAUT + text.encode() + b"\r\n\r\n"
-    for word, charset in email.header.decode_header(head_of(repair.encode_header(wire)).decode()):
-        if charset == "utf-8":
-            assert isinstance(word, bytes)
-            word.decode("utf-8")
+    for _, coding, said_by in re.findall(rb"=\?(utf-8)\?([bq])\?(.*?)\?=", repair.encode_header(wire)):
+        (base64.b64decode(said_by) if coding == b"b" else quopri.decodestring(said_by)).decode("utf-8")
+
+
+@pytest.mark.parametrize("word", [UMLAUT, UMLAUT * 50, b"a" * 60 + b"\xfc", b"\xfc" * 100])
+def test_encoded_words_fit_a_line_wherever_they_begin(word: bytes) -> None:
+    for column in range(120):
+        body = b" " + b"a" * column + b" " + word + b" " + b"b" * column + b" " + word
+        head = head_of(repair.encode_header(b"Subject:" + body + b"\r\n\r\n"))
+        assert said(head.partition(b":")[2]) == said(body)
+        for line in head.split(b"\r\n"):
+            assert len(line) <= 76 or b"=?" not in line
 
 
 display_names = st.text(st.sampled_from('aé日 ,.@"\\():;<>'), min_size=1, max_size=30).filter(lambda name: name.strip())
@@ -506,7 +525,7 @@ def test_the_encoding_of_a_mended_part_is_told(leaf: str, message: bool) -> None
 @pytest.mark.parametrize(
     ("encoding", "text"),
     [
-        (b"quoted-printable", b"=3D=C3=BC--" * 2_000 + b"=\r\nshort=20\r\n" + b"z" * 2_000),
+        (b"quoted-printable", b"=3D=C3=BC--" * 2_000 + b"-" * 1_000 + b"=\r\nshort=20\r\n" + b"z" * 2_000),
         (b"BASE64", base64.b64encode(bytes(range(256)) * 50) + b"\r\nQUJD\r\n"),
     ],
 )
@@ -515,6 +534,7 @@ def test_an_encoded_part_is_wrapped_and_says_what_it_said(encoding: bytes, text:
     mended = repair.mend_long_lines(head + text)
     assert mended.startswith(head)
     assert longest_line(mended) <= 76
+    assert b"\r\n--" not in mended
     decode = quopri.decodestring if encoding == b"quoted-printable" else base64.b64decode
     assert decode(mended[len(head) :]) == decode(text)
 
@@ -523,26 +543,28 @@ def test_parts_without_long_lines_are_left_alone() -> None:
     wire = (
         b"Content-Type: multipart/mixed; boundary=b\r\n\r\npre\xfc\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n"
         b"Subject : \xfc\r\nContent-Type: multipart/digest; boundary=c\r\n\r\n--c\r\n\r\n"
-        b"Subject: \xfc\r\n\r\n%s\r\n--c--\r\nafter\r\n--b \t\r\n"
+        b"Subject: \xfc\r\n\r\n%s\r\n--c--\r\nafter\r\n--c\r\n\r\n%s\r\n--b \t\r\n"
         b"Content-Transfer-Encoding: binary\r\n\r\n%s\r\n--b--\r\nepilogue %s"
     )
     short = b"x" * 980
-    mended = repair.mend_long_lines(wire % (LONG, short, short))
-    before, _, after = (wire % (b"\0", short, short)).partition(b"Subject: \xfc\r\n\r\n\0")
+    mended = repair.mend_long_lines(wire % (LONG, short, short, short))
+    before, _, after = (wire % (b"\0", short, short, short)).partition(b"Subject: \xfc\r\n\r\n\0")
     middle = mended.removeprefix(before).removesuffix(after)
     assert middle != mended
     head, _, text = middle.partition(b"\r\n\r\n")
     assert head == b"Subject: \xfc\r\nContent-Transfer-Encoding: quoted-printable\r\nMIME-Version: 1.0"
     assert quopri.decodestring(text) == LONG
-    epilogue = repair.mend_long_lines(wire % (b"a", b"b", LONG))
-    assert epilogue.startswith((wire % (b"a", b"b", LONG))[:500])
-    assert longest_line(epilogue) <= 998
-    assert b"quoted-printable" not in epilogue
+    outside = wire % (b"a", LONG, b"b", LONG)
+    mended = repair.mend_long_lines(outside)
+    assert longest_line(mended) <= 998
+    assert mended.replace(b"\r\n", b"") == outside.replace(b"\r\n", b"")
 
 
 @given(
     st.lists(
-        st.sampled_from([b" a", b"  b", b"\r\n\tc", b" " + b"w" * 700, b" " + b"w" * 900, b"  " * 60, b" \xfc"]),
+        st.sampled_from(
+            [b" a", b"  b", b"\r\n\tc", b" " + b"w" * 700, b" " + b"w" * 900, b"  " * 60, b" \xfc", b" =?x?q?y?="]
+        ),
         min_size=1,
     )
 )
@@ -571,6 +593,39 @@ def test_a_long_structured_field_is_folded_or_kept_as_text(field: bytes, mended:
     assert re.fullmatch(mended + rb"\r\nA: b\r\n\r\n", result, re.DOTALL)
     if not result.startswith(b"X-Broken"):
         assert re.sub(rb"\s", b"", result) == re.sub(rb"\s", b"", field + b"\r\nA: b\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"--b \t\r\n\r\n", b"--b \t\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"),
+        (
+            b"--b\r\nA: no blank line\r\n--b\r\n\r\n",
+            b"--b\r\nA: no blank line\r\n--b\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n",
+        ),
+        (
+            b"--b\r\nno field\r\n\r\n",
+            b"--b\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nno field\r\n\r\n",
+        ),
+        (
+            b"--b\r\nA: b\r\nno field\r\n\r\n",
+            b"--b\r\nA: b\r\nX-Broken-1: no field\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n",
+        ),
+    ],
+)
+def test_a_part_is_found_though_its_header_is_odd(before: bytes, after: bytes) -> None:
+    head = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+    mended = repair.mend_long_lines(head + before + LONG + b"\r\n--b--\r\n")
+    assert mended.startswith(head + after)
+    assert mended.endswith(b"=20\r\n--b--\r\n")
+
+
+def test_a_cut_makes_no_delimiter() -> None:
+    head = b'Content-Type: multipart/mixed; boundary="----"\r\n\r\n'
+    after = b"\r\n------\r\n\r\ntext\r\n--------\r\n"
+    mended = repair.mend_long_lines(head + b"-" * 9_979 + after)
+    assert mended.startswith(head + b"-" * 997 + b"\r\n -")
+    assert mended.endswith(b"\r\n " + b"-" * 9 + after)
 
 
 # Bad intent
@@ -625,15 +680,12 @@ HOSTILE: Final[dict[str, Callable[[int], bytes]]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_cost_is_linear(name: str) -> None:
-    """Eight times the units cost eight times the CPU time; 64 times where something is quadratic."""
+    """Eight times the units cost eight times the CPU time (seen: up to 9.2); 64 times where something is quadratic."""
 
-    def cost_s(units: int) -> float:
-        wire = HOSTILE[name](units)
-        begun = time.process_time()
-        assert list(ladder(wire))
-        return time.process_time() - begun
+    def mend_all(units: int) -> None:
+        assert list(ladder(HOSTILE[name](units)))
 
-    assert cost_s(96_000) < 24 * max(cost_s(12_000), 0.02)
+    assert_linear(mend_all, 12_000)
 
 
 # The corpus
