@@ -39,6 +39,15 @@ def local_form(body: bytes) -> bytes:
     return body if b"\r\r\n" in body else body.replace(b"\r\n", b"\n")
 
 
+def both_forms(body: bytes) -> tuple[bytes, bytes]:
+    """`wire_form` of a body that came over IMAP and the `local_form` of that, in one pass when all is in order."""
+    stripped = body.replace(b"\r", b"")
+    if stripped.replace(b"\n", b"\r\n") == body:
+        return body, stripped
+    wire = wire_form(body)
+    return wire, local_form(wire)
+
+
 def fingerprint(wire: bytes) -> Fingerprint:
     """Size and SHA-256 of a body that is in wire form."""
     return Fingerprint(size=len(wire), digest=hashlib.sha256(wire).digest())

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import anyio
@@ -70,7 +70,6 @@ from aimport.model import (
 )
 from aimport.names import map_names
 from aimport.query.mailboxes import MailboxQuery
-from aimport.repair import ladder as repair_ladder
 from aimport.results import UserResult
 from aimport.tally import Counters
 
@@ -146,6 +145,8 @@ class Work:
 
     def open_keys(self) -> int:
         """Selected messages that have not come to their end."""
+        if not self.refused and (self.lane is None or not self.lane.committed):
+            return len(self.selection.keys)
         return sum(1 for key in self.selection.keys if key not in self)
 
 
@@ -499,8 +500,12 @@ async def _settle(account: Account, work: Work, lane: LaneLog, writer: Destinati
     )
 
 
-Prepared = tuple[Message, Fingerprint]
-"""A message as it will be sent, and the fingerprint of its wire form."""
+class Prepared(NamedTuple):
+    """A message as it will be sent, the fingerprint of its wire form, what it took of the byte budget."""
+
+    message: Message
+    fingerprint: Fingerprint
+    held: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -609,8 +614,9 @@ class Copy:
                     try:
                         part = await prepare(batch, wire=self.wire)
                     except MessageUnreadable as error:
-                        await self._unreadable([_unreadable(message, error) for message in batch])
-                        self._done_with(batch)
+                        [message] = batch
+                        await self._unreadable([Unreadable(key=message.key, code=error.code, text=str(error))])
+                        self._done_with(message, _octets_of(batch))
                         continue
                     await self._room.acquire()
                     async with self._turn:
@@ -673,10 +679,10 @@ class Copy:
         self._failed_in_a_row += 1
         if self._failed_in_a_row > SERVER_BUGS_IN_A_ROW:
             raise bug
-        rejection = Rejected(key=prepared[0].key, code=bug.code, text=bug.text)
+        rejection = Rejected(key=prepared.message.key, code=bug.code, text=bug.text)
         await self.lane.reject([rejection])
         self._tell([(prepared, rejection)])
-        self._done_with([prepared[0]])
+        self._done_with(prepared.message, prepared.held)
 
     async def _mend(self, writer: DestinationSession, prepared: Prepared, refusal: Rejected) -> None:
         """Sends changed versions of a refused message until one is taken; then, or when none is, it has its end.
@@ -684,18 +690,20 @@ class Copy:
         Raises:
             AimportError: a failure wider than a message.
         """
-        message, original = prepared
+        message, original, held = prepared
         assert isinstance(message.body, bytes)
         wire = octets.wire_form(message.body)
         outcome: Appended | Rejected = refusal
-        rungs = repair_ladder(wire, refusal.cause)
+        from aimport.repair import ladder  # a thousand lines that most runs do not need
+
+        rungs = ladder(wire, refusal.cause)
         while (repair := await anyio.to_thread.run_sync(next, rungs, None)) is not None:
             if outcome is refusal:
                 await self.lane.escrow(original, message.body)
             changed = Message(
                 key=message.key, flags=message.flags, internal_date=message.internal_date, body=repair.body, wire=True
             )
-            sent = await self._hand_over(writer, [(changed, octets.fingerprint(repair.body))])
+            sent = await self._hand_over(writer, [Prepared(changed, octets.fingerprint(repair.body), held)])
             [answer] = await sent.appending.outcomes()
             if isinstance(answer, Appended):
                 reason = f"[{refusal.code}] {refusal.text}" if refusal.code else refusal.text
@@ -711,11 +719,11 @@ class Copy:
         else:
             await self.lane.reject([refusal])
         self._tell([(prepared, outcome)])
-        self._done_with([message])
+        self._done_with(message, held)
 
     async def _hand_over(self, writer: DestinationSession, part: Sequence[Prepared]) -> Sent:
         """Intent, then the octets."""
-        batch = await self.lane.intent([message for message, _ in part], [print_ for _, print_ in part])
+        batch = await self.lane.intent([each.message for each in part], [each.fingerprint for each in part])
         return Sent(part=part, batch=batch, appending=await writer.append(self.work.target, batch))
 
     async def _settle(self, sent: Sent) -> Left:
@@ -725,7 +733,7 @@ class Copy:
         ended: list[tuple[Prepared, Appended | Rejected]] = []
         recorded: list[Outcome] = []
         for prepared, outcome in zip(sent.part, outcomes, strict=True):
-            if isinstance(outcome, Rejected) and self.account.run.repair and isinstance(prepared[0].body, bytes):
+            if isinstance(outcome, Rejected) and self.account.run.repair and isinstance(prepared.message.body, bytes):
                 left.mend.append((prepared, outcome))
                 outcome = NotStored(key=outcome.key)
             elif not isinstance(outcome, NotStored):
@@ -742,25 +750,25 @@ class Copy:
         if ended:
             self._failed_in_a_row = 0
         self._tell(ended)
-        self._done_with([message for (message, _), _ in ended])
+        for prepared, _ in ended:
+            self._done_with(prepared.message, prepared.held)
         return left
 
     async def _record(self, sent: Sent, outcomes: Sequence[Outcome]) -> None:
         with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
             await self.lane.commit(sent.batch, outcomes)
 
-    def _done_with(self, messages: Sequence[Message]) -> None:
-        """Gives back what messages held that came to their end."""
-        self.lease.give(_octets_of(messages))
-        for message in messages:
-            if not isinstance(message.body, bytes):
-                message.body.close()
-                self._large.release()
+    def _done_with(self, message: Message, held: int) -> None:
+        """Gives back what a message held that came to its end."""
+        self.lease.give(held)
+        if not isinstance(message.body, bytes):
+            message.body.close()
+            self._large.release()
 
     def _tell(self, ended: Sequence[tuple[Prepared, Appended | Rejected]]) -> None:
         user, mailbox = self.account.job.user, self.work.source.name
         octets_done = 0
-        for (_, fingerprint), outcome in ended:
+        for (_, fingerprint, _), outcome in ended:
             if isinstance(outcome, Rejected):
                 self.work.refused.add(outcome.key)
                 logger.warning(
@@ -801,10 +809,6 @@ def _large_apart(messages: list[Message]) -> Iterator[list[Message]]:
             yield list(group)
 
 
-def _unreadable(message: Message, error: MessageUnreadable) -> Unreadable:
-    return Unreadable(key=message.key, code=error.code, text=str(error))
-
-
 def _drain(receive: MemoryObjectReceiveStream[list[Message]], messages: list[Message], limits: Limits) -> list[Message]:
     """`messages` and what else waits in the queue, until a batch is full."""
     size = _octets_of(messages)
@@ -842,7 +846,7 @@ def halves(part: list[Prepared]) -> list[list[Prepared]]:
 
 
 async def prepare(messages: Sequence[Message], *, wire: bool) -> list[Prepared]:
-    """Fingerprints of the wire form, and the body in that form where the destination sends it so.
+    """Fingerprints of the wire form, and the body in that form where the destination sends it so, else as it is kept.
 
     Raises:
         MessageUnreadable: a large body, which always stands alone, cannot be read.
@@ -852,15 +856,21 @@ async def prepare(messages: Sequence[Message], *, wire: bool) -> list[Prepared]:
         prepared = []
         for message in messages:
             if not isinstance(message.body, bytes):
-                prepared.append((message, octets.measure(octets.pieces_of(message.body))))
+                measured = octets.measure(octets.pieces_of(message.body))
+                prepared.append(Prepared(message, measured, _octets_of([message])))
                 continue
-            body = octets.wire_form(message.body)
-            fingerprint = octets.fingerprint(body)
-            if wire and body is not message.body:
+            held = len(message.body)
+            if wire or not message.wire:
+                sent = octets.wire_form(message.body)
+                body = sent if wire else message.body
+            else:
+                sent, body = octets.both_forms(message.body)
+            fingerprint = octets.fingerprint(sent)
+            if body is not message.body:
                 message = Message(  # dataclasses.replace takes 15 us, this 2
-                    key=message.key, flags=message.flags, internal_date=message.internal_date, body=body, wire=True
+                    key=message.key, flags=message.flags, internal_date=message.internal_date, body=body, wire=wire
                 )
-            prepared.append((message, fingerprint))
+            prepared.append(Prepared(message, fingerprint, held))
         return prepared
 
     if _octets_of(messages) <= HASH_INLINE_OCTETS:

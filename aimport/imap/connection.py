@@ -512,9 +512,11 @@ class Connection(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         for fragments in self._reader.feed(data):
-            self._receive(
-                parse(fragments), RESPONSE_COST + sum(len(each) for each in fragments if isinstance(each, bytes))
-            )
+            cost = RESPONSE_COST
+            for each in fragments:
+                if type(each) is bytes:
+                    cost += len(each)
+            self._receive(parse(fragments), cost)
 
     def _feed_until_switched(self, data: bytes, switching: Exchange) -> None:
         """Line by line, so that nothing behind the OK is taken for plain (RFC 4978 §3)."""

@@ -438,3 +438,18 @@ async def test_a_host_that_refuses_everybody_is_left_alone() -> None:
     assert {result.status for result in results} == {"refused"}
     assert sum(event.verb == "open_destination" for event in world.new.events) == LOGINS_REFUSED
     assert results[-1].error is not None and "not tried" in results[-1].error
+
+
+@pytest.mark.parametrize("wire", [False, True])
+async def test_the_byte_budget_does_not_shrink_with_line_ends(wire: bool) -> None:
+    """What is taken for a body is given back, though it is sent with other line ends than it came with."""
+    world = World(limits=replace(QUICK, max_memory=10_000, connections_per_user=1))
+    world.new.wire = wire
+    box = world.old.mailbox("bob", ("INBOX",))
+    end = b"\n" if wire else b"\r\n"
+    for number in range(500):
+        box.add(b"Subject: %d" % number + end * 200, flags=(), internal_date=START, wire=not wire)
+    run = world.run()
+    with anyio.fail_after(60):
+        assert (await world.import_("bob", run=run)).imported == 500
+    assert run.budget.free == 10_000

@@ -13,8 +13,10 @@ import errno
 import logging
 import os
 import stat
+import sys
 from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -59,6 +61,17 @@ class MaildirSource:
         yield MaildirSourceSession(self._layout)
 
 
+Hint = str
+"""Where a file was when it was selected: `n` (new) or `c` (cur), then what follows the key in its name; "": look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaildirSelection(Selection):
+    """With `hints` beside the keys, so that the folder need not be listed again to read it."""
+
+    hints: Sequence[Hint]
+
+
 class MaildirSourceSession:
     """Reads one Maildir++ tree."""
 
@@ -76,14 +89,15 @@ class MaildirSourceSession:
     async def messages(
         self, selection: Selection, *, skip: Container[str]
     ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
-        keys = [key for key in selection.keys if key not in skip]
-        if not keys:
+        assert isinstance(selection, MaildirSelection), "a selection belongs to the store that made it"
+        wanted = [one for one in zip(selection.keys, selection.hints, strict=True) if one[0] not in skip]
+        if not wanted:
             return
         reader = await to_thread.run_sync(_Reader, self._layout, selection.mailbox)
         try:
             at = 0
-            while at < len(keys):
-                read = await to_thread.run_sync(reader.read, keys[at : at + HOP_MESSAGES])
+            while at < len(wanted):
+                read = await to_thread.run_sync(reader.read, wanted[at : at + HOP_MESSAGES])
                 at += len(read)
                 yield read
         finally:
@@ -156,7 +170,12 @@ def _select(layout: Layout, mailbox: Mailbox) -> Selection:
             return (0, uid, 0, key) if uid is not None else (1, *order(base)[:2], key)
 
         keys = sorted(found, key=place)
-        return Selection(mailbox=mailbox, keys=keys, sizes=[_size(*found[key]) for key in keys])
+        return MaildirSelection(
+            mailbox=mailbox,
+            keys=keys,
+            sizes=[_size(*found[key]) for key in keys],
+            hints=[_hint(key, *found[key], folder) for key in keys],
+        )
     except OSError as error:
         raise disk.translated(error, folder.path) from error
     finally:
@@ -172,6 +191,12 @@ def _uids(folder: disk.Folder) -> dict[str, int]:
     except ValueError as error:
         logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{disk.UIDLIST}", error)
         return {}
+
+
+def _hint(key: MessageKey, fd: int, name: str, folder: disk.Folder) -> Hint:
+    if not name.startswith(key):  # the key of a name that is no UTF-8, or of one of two files of one base
+        return ""
+    return sys.intern(("n" if fd == folder.new else "c") + name[len(key) :])
 
 
 def _size(fd: int, name: str) -> int:
@@ -193,8 +218,9 @@ class _Reader:
         """A large message that was opened when its turn had not come."""
         try:
             self._keywords = disk.Keywords(self._folder)
-            self._places = self._scan(disk.scan)
-            self._fresh = True  # scanned in this hop
+            self._places: dict[MessageKey, disk.Place] | None = None
+            """Where the files are, once a hint was wrong."""
+            self._fresh = False  # scanned in this hop
         except BaseException:
             self.close()
             raise
@@ -204,26 +230,26 @@ class _Reader:
         if self._ahead is not None and not isinstance(self._ahead.body, bytes):
             self._ahead.body.close()
 
-    def read(self, keys: Sequence[MessageKey]) -> list[Message | Unreadable]:
-        """The first of `keys`, one at least, up to about HOP_OCTETS; a large one stands alone.
+    def read(self, wanted: Sequence[tuple[MessageKey, Hint]]) -> list[Message | Unreadable]:
+        """The first of `wanted`, one at least, up to about HOP_OCTETS; a large one stands alone.
 
         Raises:
             MailboxError: the folder cannot be read any more.
             Unavailable: too many open files.
         """
         with disk.FILE_TURNS:
-            return self._read_some(keys)
+            return self._read_some(wanted)
 
-    def _read_some(self, keys: Sequence[MessageKey]) -> list[Message | Unreadable]:
+    def _read_some(self, wanted: Sequence[tuple[MessageKey, Hint]]) -> list[Message | Unreadable]:
         letters = self._keywords.letters()
         done: list[Message | Unreadable] = []
         octets = 0
-        for key in keys:
+        for key, hint in wanted:
             if self._ahead is not None and self._ahead.key == key:
                 result: Message | Unreadable = self._ahead
                 self._ahead = None
             else:
-                result = self._read(key, letters)
+                result = self._read(key, hint, letters)
             if isinstance(result, Message):
                 if done and not isinstance(result.body, bytes):
                     self._ahead = result
@@ -237,14 +263,19 @@ class _Reader:
         self._fresh = False
         return done
 
-    def _read(self, key: MessageKey, letters: dict[str, str]) -> Message | Unreadable:
+    def _read(self, key: MessageKey, hint: Hint, letters: dict[str, str]) -> Message | Unreadable:
         """One message under the name that it has now.
 
         A quick reading finds a renamed one; what that lacks is gone only when a careful one lacks
         it too, and that is made once a hop, however many are gone.
         """
         for _ in range(_TRIES):
-            place = self._places.get(key)
+            if self._places is not None:
+                place = self._places.get(key)
+            elif hint:
+                place = (self._folder.new if hint[0] == "n" else self._folder.cur, key + hint[1:])
+            else:
+                place = None
             if place is not None:
                 try:
                     return _read_file(key, *place, letters, self._folder.path)
@@ -254,7 +285,9 @@ class _Reader:
                     if error.errno not in (errno.ENOENT, errno.ESTALE):
                         path = f"{self._folder.path}/{printable(place[1])}"
                         return Unreadable(key=key, code="unreadable", text=str(disk.translated(error, path)))
-                del self._places[key]
+                if self._places is None:
+                    self._places = {}
+                self._places.pop(key, None)
                 self._places.update(self._scan(disk.scan_once))
             elif self._fresh:
                 break
