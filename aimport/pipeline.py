@@ -160,6 +160,8 @@ class Account:
         self.works: dict[tuple[str, str], Work] = {}
         self.failures: list[tuple[str, AimportError]] = []
         """Mailbox failures of the current try, with the mailbox name."""
+        self.cut_short = False
+        """The run was stopped before all its mailboxes were looked at: there may be more than is known."""
         self.announced = False
 
     def mailbox_failed(self, mailbox: str, error: AimportError) -> None:
@@ -234,6 +236,7 @@ async def _try_until_done(account: Account) -> None:
     async for attempt in stamina.retry_context(on=wait_s, attempts=None, timeout=None):
         with attempt:
             if run.stopping:
+                account.cut_short = True
                 return
             if attempt.num > 1:
                 logger.warning("user tried again user=%s try=%d", account.job.user, attempt.num)
@@ -333,6 +336,7 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
         if known is not None and known.complete:
             continue
         if run.stopping:
+            account.cut_short = True
             return
         try:
             selection = await reader.select(mailbox)
@@ -926,7 +930,7 @@ def _result(
         status, error = "failed", f"internal error: {type(bug).__name__} (please report it; -D shows the trace)"
     elif failure is not None:
         status, error = failure.status, str(failure)
-    elif stopped or (run.stopping and unfinished):
+    elif stopped or (run.stopping and (unfinished or account is None or account.cut_short)):
         status, error = "stopped", "stopped before its end; run `aimport resume`"
     elif failures:
         mailbox, first = failures[0]

@@ -160,3 +160,18 @@ async def test_a_body_that_lies_in_a_file_is_held_as_it_was_between_its_neighbou
     assert [type(outcome) for outcome in outcomes] == [Appended] * 4
     assert account.look(INBOX) == [account.held(each) for each in [*sent, sent[1]]]
     body.close()
+
+
+async def test_a_body_that_lies_in_a_file_is_found_again(account: Account, tmp_path: Path) -> None:
+    """After an OK that was lost, `find` alone stands between a large message and its double."""
+    (tmp_path / "body").write_bytes(large_octets())
+    body = FileBody(os.open(tmp_path / "body", os.O_RDONLY), name="body")
+    sent = batch(replace(message(1), body=body))
+    async with opened(account, INBOX) as session:
+        since = await session.position(account.mailbox(INBOX))
+        assert since is not None
+        await append_batch(session, account.mailbox(INBOX), sent)
+    async with account.destination().open() as session:
+        found = await session.find(account.mailbox(INBOX), wanted(sent), since)
+    assert [each.wanted == 0 or each.fingerprint == sent.fingerprints[0] for each in found] == [True]
+    body.close()

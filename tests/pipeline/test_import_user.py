@@ -319,6 +319,50 @@ async def test_cancelled_in_an_append_the_user_is_recorded_as_stopped_and_resume
     assert multiset(world.new, "bob") == multiset(world.old, "bob")
 
 
+@pytest.mark.parametrize("verb", ["begin", "open_source", "list_mailboxes", "select"])
+async def test_a_user_who_was_stopped_before_all_mailboxes_were_looked_at_is_not_done(verb: str) -> None:
+    """A user who is done is passed over by `resume`."""
+    world = World()
+    for mailbox in ("A", "B", "INBOX"):
+        world.fill("bob", mailbox, bodies(3) if mailbox != "INBOX" else [])
+    run = world.run()
+    run.stopping = verb == "begin"
+
+    async def stop(event: Event) -> None:
+        run.stopping = run.stopping or event.verb == verb
+
+    world.old.hook = stop
+    result = await world.import_("bob", run=run)
+    assert (result.status, result.balanced) == ("stopped", True)
+    world.old.hook = None
+    result = await world.import_("bob")
+    assert (result.status, result.imported) == ("done", 6)
+
+
+async def test_a_user_whose_last_try_was_stopped_before_it_began_is_not_done() -> None:
+    world = World()
+    world.fill("bob", "A", bodies(3))
+    run = world.run()
+
+    failing = anyio.Event()
+
+    async def fail(event: Event) -> None:
+        if event.verb == "select":
+            failing.set()
+            raise ConnectionLost("cut", wait_s=0.3)
+
+    async def stop_while_it_waits() -> None:
+        await failing.wait()
+        await anyio.wait_all_tasks_blocked()
+        run.stopping = True
+
+    world.old.hook = fail
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stop_while_it_waits)
+        result = await world.import_("bob", run=run)
+    assert result.status == "stopped"
+
+
 async def test_a_second_run_of_the_same_journal_sends_nothing_again() -> None:
     world = World()
     world.fill("bob", "INBOX", bodies(10))

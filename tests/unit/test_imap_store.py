@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import zlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,7 @@ from aimport.errors import (
 from aimport.imap.client import connect
 from aimport.imap.commands import LiteralPolicy
 from aimport.model import (
+    STREAM_OCTETS,
     Appended,
     Batch,
     Mailbox,
@@ -606,6 +609,36 @@ async def test_find_reads_only_bodies_of_the_sizes_it_wants() -> None:
         (6, fingerprint(b"one"), int(DATE.timestamp())),
         (7, fingerprint(b"one"), None),
     ]
+
+
+@pytest.mark.parametrize("room", [True, False])
+async def test_a_large_message_is_found_again_or_nothing_is_said_of_it(
+    room: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is not found is sent again: a message that cannot be looked at must not count as absent."""
+    body = b"x" * (STREAM_OCTETS + 1)
+    first = f"""
+        {EXAMINE}
+        C: a UID FETCH 5:* (UID RFC822.SIZE INTERNALDATE)
+        S: * 1 FETCH (UID 6 RFC822.SIZE {len(body)} INTERNALDATE {SAID_DATE})
+        S: a OK
+    """
+
+    async def large(peer: Peer) -> None:
+        tag = await peer.hear("b UID FETCH 6 ...")
+        if not room:
+            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        peer.octets_out(b"* 1 FETCH (UID 6 BODY[] {%d}\r\n" % len(body) + body + b")\r\n" + tag.encode() + b" OK\r\n")
+        await logout(peer)
+
+    wanted = [Wanted(run="r", number=1, created_us=1, index=0, fingerprint=fingerprint(body))]
+    async with destination(then(first, large)) as session:
+        if room:
+            [stored] = await session.find(BOX, wanted, Position(uidvalidity=7, uidnext=5))
+            assert stored.fingerprint == fingerprint(body)
+        else:
+            with pytest.raises(MailboxError, match="unknown"):
+                await session.find(BOX, wanted, Position(uidvalidity=7, uidnext=5))
 
 
 def test_the_transcripts_use_the_date_of_the_batch() -> None:

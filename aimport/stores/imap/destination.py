@@ -26,6 +26,7 @@ from aimport.errors import (
     MailboxNameInvalid,
     MailboxNotFound,
     MessageRefused,
+    MessageUnreadable,
     OverQuota,
     ProtocolError,
 )
@@ -295,11 +296,10 @@ class ImapDestinationSession(Session):
             exchange = await self._connection.start(b"UID FETCH", uids, b"(UID %s)" % self.fetch_whole)
             while responses := await exchange.responses():
                 for fetch in responses:
-                    if isinstance(fetch, Fetch) and isinstance(fetch.body, bytes) and fetch.uid in candidates:
+                    if isinstance(fetch, Fetch) and fetch.body is not None and fetch.uid in candidates:
                         listed = candidates.pop(fetch.uid)
                         moment = date_time(listed.internal_date or "")
-                        body = octets.wire_form(fetch.body)
-                        found, unended = (octets.fingerprint(each) for each in (body, body.removesuffix(b"\r\n")))
+                        found, unended = await _fingerprints(fetch.body, mailbox)
                         stored.append(
                             Stored(
                                 fingerprint=unended if unended in prints and found not in prints else found,
@@ -430,13 +430,22 @@ class _Appending:
             self._outcomes[place] = NotStored(key=self._items.pop(place).message.key, error=error)
 
 
-async def _fingerprints(body: bytes | Sink) -> tuple[Fingerprint, Fingerprint]:
-    """Of the body as it is, and without its last line end."""
+async def _fingerprints(body: bytes | Sink, mailbox: Mailbox) -> tuple[Fingerprint, Fingerprint]:
+    """Of the body as it is, and without its last line end.
+
+    Raises:
+        MailboxError: it cannot be kept on its way, and what is not known is not to be sent again.
+    """
     if isinstance(body, bytes):
         wire = octets.wire_form(body)
         return octets.fingerprint(wire), octets.fingerprint(wire.removesuffix(b"\r\n"))
     assert isinstance(body, Spool)
-    large = await body.body()
+    try:
+        large = await body.body()
+    except MessageUnreadable as error:
+        raise MailboxError(
+            f"{mailbox.name}: what became of a message is unknown: {error.text}", hint=error.hint
+        ) from error
     try:
         whole = await anyio.to_thread.run_sync(octets.measure, large.pieces())
         return whole, await anyio.to_thread.run_sync(octets.measure, octets.without_last_line_end(large.pieces()))
