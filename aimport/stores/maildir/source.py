@@ -14,6 +14,7 @@ import logging
 import os
 import stat
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -237,8 +238,11 @@ class _Reader:
             MailboxError: the folder cannot be read any more.
             Unavailable: too many open files.
         """
-        with disk.FILE_TURNS:
-            return self._read_some(wanted)
+        with disk.READ_TURNS as turns:
+            began = time.monotonic()
+            done = self._read_some(wanted)
+            turns.took(len(done), time.monotonic() - began)
+            return done
 
     def _read_some(self, wanted: Sequence[tuple[MessageKey, Hint]]) -> list[Message | Unreadable]:
         letters = self._keywords.letters()
