@@ -95,6 +95,11 @@ MARK: Final = "mark"
 COLUMNS: Final = "seq, kind, user, lane, number, data, seal"
 PAGE: Final = 16384  # 54-87 octets a message in batches of 64, against 65-128 with 4096; a fifth fewer commits/s
 RUN_NAME: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+GROUP_S: Final = 0.002
+"""How long a commit waits for others to join: batches under way hide it, and each sync is one that the disk can
+give to somebody else (a mail server on the same disk, say)."""
+BEHIND_S: Final = 0.1
+"""How long outcomes may wait for a commit: to lose one costs a reconcile, never mail."""
 TEXT_LIMIT: Final = 1000  # characters of a server's words kept with a reject
 CHUNK: Final = 500  # rows or names a statement takes at once; SQLite allows 999 parameters everywhere
 REPAIR: Final = (
@@ -695,7 +700,7 @@ class Journal:
         if self._thread is not None:
             self._check()
             waiter: concurrent.futures.Future[T] = concurrent.futures.Future()
-            self._queue.put(_Op(work, waiter))
+            self._queue.put(_Op(work, waiter, at_once=True))
             return waiter.result()
         with _translated(self._path):
             if not self._closed:
@@ -720,15 +725,23 @@ class Journal:
         self._thread.start()
 
     def _work(self) -> None:
-        """Commits all that waits as one transaction, over and over, until None is in the queue."""
+        """Commits all that waits as one transaction, over and over, until None is in the queue.
+
+        One sync serves all lanes that ask for one within `GROUP_S`; what nobody waits for does not
+        ask for one, but is not kept longer than `BEHIND_S`.
+        """
         ended = False
         while not ended:
             ops: list[_Op] = []
             item = self._queue.get()
+            until = time.monotonic() + BEHIND_S
             with suppress(queue.Empty):
                 while item is not None:
                     ops.append(item)
-                    item = self._queue.get_nowait()
+                    now = time.monotonic()
+                    if item.waiter is not None:
+                        until = min(until, now + (0.0 if item.at_once else GROUP_S))
+                    item = self._queue.get(timeout=until - now) if until > now else self._queue.get_nowait()
                 ended = True
             _answer(ops, self._transact(ops))
 
@@ -844,6 +857,8 @@ class _Op:
     waiter: asyncio.Future[Any] | concurrent.futures.Future[Any] | None
     lines: Sequence[bytes] = ()
     repairs: Sequence[bytes] = ()
+    at_once: bool = False
+    """Somebody holds up the event loop for it."""
     mark: int = 0
     """Number of a record whose loss would do harm: to forget an outcome only costs a reconcile."""
 
