@@ -17,6 +17,8 @@ from typing import Final, Protocol
 from aimport.errors import ProtocolError
 
 MAX_LINE: Final = 1024 * 1024
+MAX_NUMBERS: Final = 32 * 1024 * 1024
+"""Octets of a line that is a list of numbers: 4,000,000 of them."""
 MAX_LITERAL: Final = 512 * 1024 * 1024  # arbitrary: above any size limit seen in the wild
 MAX_SIZE_DIGITS: Final = 19
 
@@ -30,6 +32,7 @@ class Sink(Protocol):
 Fragments = tuple[bytes | Sink, ...]
 """One response: text at even places (no CRLF, no `{n}`), literals, or their sinks, between them."""
 
+_NUMBERS = re.compile(rb"\* (?:E?SEARCH|SORT|VANISHED) ", re.IGNORECASE)
 _STATUS = re.compile(rb"\* (?:OK|NO|BAD|BYE|PREAUTH)(?: |\Z)", re.IGNORECASE)
 
 
@@ -94,7 +97,8 @@ class FragmentReader:
                 continue
             newline = data.find(b"\n", at)
             stop = end if newline < 0 else newline
-            if self._text + len(self._held) + stop - at > self._max_line:
+            size = self._text + len(self._held) + stop - at
+            if size > self._max_line and not self._may_be_long(size, data[at : at + 16]):
                 raise ProtocolError(f"the server sent a line of more than {self._max_line} octets")
             if newline < 0:
                 self._held += data[at:]
@@ -114,6 +118,11 @@ class FragmentReader:
             else:
                 whole.append((line,))
         return whole
+
+    def _may_be_long(self, size: int, begin: bytes) -> bool:
+        """Whether the line under way is a list of numbers: a million UIDs are one line of 8 MB."""
+        begin = bytes(self._held[:16]) + begin
+        return not self._fragments and size <= MAX_NUMBERS and _NUMBERS.match(begin) is not None
 
     def _complete(self, piece: bytes) -> bytes:
         if not self._held:

@@ -207,3 +207,23 @@ def test_time_is_linear_in_small_reads(data: bytes) -> None:
     for at in range(0, len(data), 1460):
         reader.feed(data[at : at + 1460])
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("word", [b"SEARCH", b"search", b"ESEARCH", b"VANISHED"])
+@pytest.mark.parametrize("chunk", [1 << 20, 1460])
+def test_a_list_of_a_million_numbers_is_one_line_and_has_its_own_limit(word: bytes, chunk: int) -> None:
+    line = b"* " + word + b" " + b",".join(b"%d" % number for number in range(300_000)) + b"\r\n"
+    assert len(line) > 1 << 20
+    reader = FragmentReader()
+    whole = [each for at in range(0, len(line), chunk) for each in reader.feed(line[at : at + chunk])]
+    assert whole == [(line[:-2],)]
+    too_long = b"* " + word + b" " + b"1" * (33 << 20)
+    with pytest.raises(ProtocolError, match="a line of more than"):
+        [reader.feed(too_long[at : at + chunk]) for at in range(0, len(too_long), chunk)]
+
+
+def test_no_other_line_is_that_long() -> None:
+    with pytest.raises(ProtocolError, match="a line of more than"):
+        FragmentReader().feed(b"* SEARCHED " + b"1" * (2 << 20))
+    with pytest.raises(ProtocolError, match="a line of more than"):
+        FragmentReader().feed(b"* LIST () NIL {1}\r\nx* SEARCH " + b"1" * (2 << 20))
