@@ -123,8 +123,9 @@ class Exchange:
     async def responses(self) -> list[Response]:
         """What has come of its untagged data; waits for some. Empty: the command has ended."""
         while not self._data and self.tagged is None:
-            await self._wait()
-            await self._connection.flush()
+            await self._connection.flush()  # first: while nobody waited, nobody could be woken for it
+            if not self._data and self.tagged is None:
+                await self._wait()
         taken, self._data = self._data, []
         self._connection.consumed(self._cost)
         self._taken, self._cost = self._cost, 0

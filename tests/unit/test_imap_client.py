@@ -24,8 +24,10 @@ from aimport.errors import (
 )
 from aimport.imap.client import connect
 from aimport.imap.commands import Literal, LiteralPolicy, Word
-from aimport.imap.connection import Deadlines
+from aimport.imap.connection import SPOOL_HIGH, Deadlines
 from aimport.imap.responses import Exists, Fetch, Listed
+from aimport.model import STREAM_OCTETS
+from aimport.spool import Spool
 from tests.fix_imap import AFTER, BEFORE, LOGIN, PASSWORD, Peer, logout, scripted, then
 from tests.fix_imap import login as login_as
 
@@ -557,6 +559,32 @@ async def test_reading_pauses_above_the_mark_and_goes_on_when_data_was_taken() -
         assert uids == list(range(1, count + 1))
         assert (await exchange.result()).status == "OK"
         assert connection._buffered == 0
+        await connection.close()
+
+
+async def test_a_large_literal_that_came_while_nobody_waited_is_moved_to_its_file() -> None:
+    """Reading has stopped for it and no deadline counts then: whoever waits next has to find out by himself."""
+    size = STREAM_OCTETS + 1
+    came = anyio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.hear("a FETCH")
+        await came.wait()
+        peer.octets_out(b"x" * (size - SPOOL_HIGH) + b")\r\n")
+        peer.say("a OK")
+
+    async with scripted(then(LOGIN, script, logout)) as server:
+        connection = await connect(server.endpoint())
+        exchange = await connection.start(b"FETCH")
+        connection.data_received(b"* 1 FETCH (UID 1 BODY[] {%d}\r\n" % size + b"x" * SPOOL_HIGH)
+        assert connection._paused
+        came.set()
+        with anyio.fail_after(20):
+            [fetch] = await exchange.responses()
+        assert isinstance(fetch, Fetch)
+        assert isinstance(fetch.body, Spool)
+        (await fetch.body.body()).close()
+        await exchange.result()
         await connection.close()
 
 

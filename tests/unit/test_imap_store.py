@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
 import pytest
 
 from aimport.errors import (
@@ -181,6 +182,48 @@ async def test_a_refused_window_is_asked_for_one_by_one() -> None:
         ("7:5", "read"),
         ("7:6", "vanished"),
     ]
+
+
+@pytest.mark.parametrize("size", [STREAM_OCTETS - 1, STREAM_OCTETS + 1])
+async def test_what_comes_for_the_windows_behind_does_not_hold_up_a_refused_one(size: int) -> None:
+    """More than is read ahead, in memory or in a file, that nobody would take: reading stopped, with no deadline."""
+    listed = f"""
+        {EXAMINE}
+        C: s UID FETCH 1:* (UID RFC822.SIZE)
+        S: * 1 FETCH (UID 1 RFC822.SIZE 1)
+        S: * 2 FETCH (UID 2 RFC822.SIZE {size})
+        S: * 3 FETCH (UID 3 RFC822.SIZE {size})
+        S: s OK
+        {EXAMINE}
+    """
+    ahead = (2, 3) if size < STREAM_OCTETS else (2,)
+
+    async def refuse_the_first(peer: Peer) -> None:
+        for uid in (1, *ahead):
+            await peer.hear(f"{uid} UID FETCH {uid} ...")
+        peer.say("1 NO [SERVERBUG] once")
+        for uid in ahead:
+            await large(peer, uid)
+        await peer.hear("4 UID FETCH 1 ...")
+        peer.say(f'* 1 FETCH (UID 1 FLAGS () INTERNALDATE {SAID_DATE} BODY[] "one")', "4 OK")
+        if 3 not in ahead:
+            await peer.hear("3 UID FETCH 3 ...")
+            await large(peer, 3)
+
+    async def large(peer: Peer, uid: int) -> None:
+        peer.octets_out(b"* %d FETCH (UID %d FLAGS () INTERNALDATE NIL BODY[] {%d}\r\n" % (uid, uid, size))
+        peer.octets_out(b"x" * size)
+        peer.say(b")")
+        peer.say(f"{uid} OK")
+        await peer.flushed()
+
+    async with source(then(listed, refuse_the_first)) as session:
+        with anyio.fail_after(20):
+            found = await read(session)
+    assert [each.key for each in found if isinstance(each, Message)] == ["7:1", "7:2", "7:3"]
+    for each in found:
+        if isinstance(each, Message) and not isinstance(each.body, bytes):
+            each.body.close()
 
 
 async def test_a_throttled_window_ends_the_session_instead_of_losing_messages() -> None:

@@ -170,6 +170,12 @@ class ImapSourceSession(Session):
                     yield ready
                 tagged = await exchange.result()
                 under_way.popleft()
+                if tagged.status != "OK":
+                    # Messages are now asked for one by one. What the windows behind still bring would hold that up
+                    # when it is much, and Dovecot may put the answer among it.
+                    for _, ahead in under_way:
+                        while responses := await ahead.responses():
+                            await _take(responses, expected)
                 for rest in await self._finish(window, tagged, selection.mailbox):
                     yield (rest,)
                 for uid in window.uids:
