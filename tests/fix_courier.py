@@ -52,6 +52,10 @@ class Courier:
     env: Mapping[str, str] = field(repr=False)
     sessions: list[subprocess.Popen[bytes]] = field(repr=False, default_factory=list)
     relays: list[subprocess.Popen[bytes]] = field(repr=False, default_factory=list)  # couriertls, one a TLS client
+    at_once: list[int] = field(repr=False, default_factory=list)
+    """How many clients there were when each was accepted, itself counted."""
+    refusals: list[int] = field(repr=False, default_factory=list)
+    """The same of those that `max_per_ip` refused, itself not counted."""
 
     def home(self, user: str) -> Path:
         """A user's home, which need not exist."""
@@ -123,9 +127,12 @@ class Listener:
                 client, _ = self._listening.accept()
             except OSError:
                 return  # closed
-            if len(self._waiting) + len(self._server.imap_session_pids()) >= self._max_per_ip:
+            there = len(self._waiting) + len(self._server.imap_session_pids())
+            if there >= self._max_per_ip:
+                self._server.refusals.append(there)
                 client.close()  # as couriertcpd: no greeting, no reason
                 continue
+            self._server.at_once.append(there + 1)
             self._waiting.add(client)
             threading.Thread(target=self._serve, args=(client,), name="courier-login", daemon=True).start()
 

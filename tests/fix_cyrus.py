@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import imaplib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +91,21 @@ class Cyrus:
     owner: Owner
     version: str
     log: Path
+    program: Path = field(repr=False)
+    config: Path = field(repr=False)
+    env: Mapping[str, str] = field(repr=False)
+
+    @property
+    def exec_command(self) -> list[str]:
+        """IMAP on a pipe, the command of a `tunnel:` location. It greets as on a port: one has to log in.
+
+        `-X` is undocumented; the two variables are what the master would set (3.6, seen).
+        """
+        settings = {**self.env, "CYRUS_SERVICE": "imap", "CYRUS_ID": "1"}
+        drop = ["setpriv", f"--reuid={self.owner.uid}", f"--regid={self.owner.gid}", "--clear-groups"]
+        as_owner = drop if os.geteuid() == 0 else []
+        words = [f"{name}={value}" for name, value in settings.items()]
+        return ["env", "-i", *words, *as_owner, str(self.program), "-C", str(self.config), "-X"]
 
     def create_user(self, user: str, *mailboxes: str) -> str:
         """Give a user an INBOX, and more mailboxes below it; hands the name back."""
@@ -182,6 +197,9 @@ def run_cyrus(
                 owner=owner,
                 version=unpacked.version,
                 log=log,
+                program=binaries / "imapd",
+                config=config,
+                env=env,
             )
         except BaseException as failure:
             failure.add_note(tail([log]))

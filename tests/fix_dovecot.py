@@ -42,6 +42,9 @@ from tests.processes import (
 TWO_WORDS: Final = frozenset({"acl", "auth", "dict", "exec", "flags", "fts", "log", "mailbox", "quota", "service"})
 THREE_WORDS: Final = frozenset({("mailbox", "metadata"), ("mailbox", "cache"), ("mailbox", "cryptokey")})
 
+WITH_COMPRESS: Final = "protocol imap {\n  mail_plugins = imap_zlib\n}"
+"""Lines for `run_dovecot(extra=...)`: COMPRESS=DEFLATE is offered."""
+
 CONFIGURATION: Final = """
 protocols = imap
 listen = 127.0.0.1

@@ -26,7 +26,7 @@ def command(ctx: click.Context, /, run: str | None, journal: str | None, progres
 
     Repeats the run's own arguments and settings; -o before `resume` overrides a setting.
     """
-    from aimport.cli.work import drive, journal_root
+    from aimport.cli.work import check_profiles, drive, journal_root
     from aimport.config import load_settings
     from aimport.errors import ConfigurationError, UsageError
     from aimport.journal import Journal
@@ -40,6 +40,7 @@ def command(ctx: click.Context, /, run: str | None, journal: str | None, progres
     def go_on(call: Call) -> int:
         stored = tuple(f"{name}={value}" for name, value in kept.settings)
         settings = load_settings(file=globals_.config or call.globals.config, options=(*stored, *globals_.overrides))
+        check_profiles(settings)
         if call.request.list_file == "-" and sys.stdin.isatty():
             raise UsageError("this run's user list came from standard input", hint="aimport resume < LIST")
         call = dataclasses.replace(call, progress=progress, as_json=as_json, journal=Path(journal_root(journal)))

@@ -40,7 +40,23 @@ def journal_root(given: str | None) -> Path:
 
 
 def settings_of(globals_: Globals) -> Settings:
-    return load_settings(file=globals_.config, options=globals_.overrides)
+    settings = load_settings(file=globals_.config, options=globals_.overrides)
+    check_profiles(settings)
+    return settings
+
+
+def check_profiles(settings: Settings) -> None:
+    """Looks at the server profiles that are named for all users; one in a row of the user list is its user's affair.
+
+    Raises:
+        ConfigurationError: there is none of this name, or the file is not right.
+    """
+    names = [name for name in (settings.profile, settings.source_profile, settings.dest_profile) if name]
+    if names:
+        from aimport.imap.profiles import named
+
+        for name in names:
+            named(name)
 
 
 def job_identity(call: Call, settings: Settings) -> str:

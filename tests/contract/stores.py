@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 import pytest
 
@@ -37,6 +37,8 @@ from tests.fix_dovecot import Dovecot
 from tests.mail import LETTERS, tree
 
 Path_ = tuple[str, ...]
+Link = Security | Literal["compress", "tunnel"]
+"""How a server is reached: by TCP with that security, in the clear and compressed, or on a pipe."""
 INBOX: Final[Path_] = ("INBOX",)
 IMAP: Final = ("dovecot", "cyrus", "courier")
 LETTER_OF: Final = {flag: letter for letter, flag in LETTERS.items()}
@@ -281,34 +283,46 @@ HABITS: Final = {
 class ImapAccount:
     """An account of a real server, seen by Python's own imaplib. On Cyrus an admin acts for the user."""
 
-    def __init__(self, server: Server, user: str, security: Security = "none") -> None:
+    def __init__(self, server: Server, user: str, link: Link = "none") -> None:
         self._server = server
         self._user = user
-        self._security = security
+        self._link = link
         self._habits = HABITS[type(server)]
         if not isinstance(server, Dovecot):
             server.create_user(user)
 
-    def _endpoint(self) -> Endpoint:
-        return Endpoint(
+    def endpoint(self) -> Endpoint:
+        place = Endpoint(
             scheme="imap",
             host=self._server.host,
-            port=self._server.tls_port if self._security == "tls" else self._server.port,
-            security=self._security,
+            port=self._server.port,
+            security="none",
             user=self._user,
             login=self._server.admin if isinstance(self._server, Cyrus) else "",
             secret=Secret(kind="literal", text=self._server.password),
-            tls_ca=str(self._server.ca_file),
         )
+        match self._link:
+            case "compress":
+                return replace(place, compress="yes")
+            case "tunnel":
+                return replace(place, scheme="tunnel", host="", port=0, command=self._command())
+            case security:
+                port = self._server.tls_port if security == "tls" else self._server.port
+                return replace(place, port=port, security=security, tls_ca=str(self._server.ca_file))
+
+    def _command(self) -> tuple[str, ...]:
+        if isinstance(self._server, Courier):
+            return tuple(self._server.exec_command(self._user))
+        return tuple(word.replace("%u", self._user) for word in self._server.exec_command)
 
     def source(self) -> Source:
-        return ImapSource(self._endpoint())
+        return ImapSource(self.endpoint())
 
     def destination(self) -> Destination:
-        return ImapDestination(self._endpoint())
+        return ImapDestination(self.endpoint())
 
     def missing(self) -> Source:
-        wrong = replace(self._endpoint(), secret=Secret(kind="literal", text="wrong"))
+        wrong = replace(self.endpoint(), secret=Secret(kind="literal", text="wrong"))
         if isinstance(self._server, Cyrus):  # which takes any password, but not from everyone for everyone
             wrong = replace(wrong, login="no-admin")
         return ImapSource(wrong)
@@ -385,10 +399,10 @@ def _listed_name(line: bytes) -> str:
     return match[1]
 
 
-def imap_account(request: pytest.FixtureRequest, name: str, user: str, security: Security = "none") -> ImapAccount:
+def imap_account(request: pytest.FixtureRequest, name: str, user: str, link: Link = "none") -> ImapAccount:
     """An account of the server whose fixture has that name."""
     server: Server = request.getfixturevalue(name)
-    return ImapAccount(server, user, security)
+    return ImapAccount(server, user, link)
 
 
 @pytest.fixture(params=["memory", "maildir", *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP)])

@@ -30,7 +30,7 @@ from aimport.imap.fragments import FragmentReader
 from aimport.imap.responses import Fetch, Listed
 from aimport.model import Endpoint, Secret
 from tests.fix_cyrus import Cyrus
-from tests.fix_dovecot import run_dovecot
+from tests.fix_dovecot import WITH_COMPRESS, run_dovecot
 from tests.fix_imap import authority, server_context
 
 MIB: Final = 1024 * 1024
@@ -822,7 +822,7 @@ async def converse(connection: Connection) -> None:
 
 @pytest.mark.parametrize("security", ["none", "tls"])
 async def test_dovecot_understands_us(security: str, unique_user: str) -> None:
-    with run_dovecot(extra="protocol imap {\n  mail_plugins = imap_zlib\n}") as dovecot:
+    with run_dovecot(extra=WITH_COMPRESS) as dovecot:
         connection = await connect(
             Endpoint(
                 scheme="imap",

@@ -78,6 +78,10 @@ SEEN = [
         "courier",
         "Courier-IMAP ready. Copyright 1998-2019 Double Precision, Inc.  See COPYING for distribution information.",
     ),
+    Seen(
+        "courier", "Ready.", capabilities="IMAP4rev1 UIDPLUS CHILDREN NAMESPACE SORT QUOTA IDLE ACL ACL2=UNION ENABLE"
+    ),
+    Seen("generic", "Ready.", capabilities="IMAP4rev1 UIDPLUS CHILDREN NAMESPACE QUOTA IDLE ACL ENABLE"),
     Seen("gmail", "Gimap ready for requests from 192.0.2.10 q13mb189540682pjq"),
     Seen("gmail", server_id={"name": "GImap", "vendor": "Google, Inc."}),
     Seen("gmail", capabilities="IMAP4rev1 UNSELECT IDLE NAMESPACE QUOTA ID XLIST CHILDREN X-GM-EXT-1 UIDPLUS"),

@@ -44,10 +44,15 @@ class Link:
 
 
 class Account:
-    """What source and destination have in common. `host` is the key of the connection limit."""
+    """What source and destination have in common. `host` is the key of the connection limit.
+
+    Raises:
+        UserError: its row of the user list names a profile that is not there, or not right.
+    """
 
     def __init__(self, endpoint: Endpoint, deadlines: Deadlines | None = None) -> None:
         self.endpoint = endpoint
+        self._named = _named(endpoint.profile)
         self.deadlines = deadlines or Deadlines()
         self.host = where_of(endpoint)
 
@@ -74,18 +79,12 @@ class Account:
 
     def _adopt(self, connection: Connection, server_id: Mapping[str, str]) -> Profile:
         """The profile of this server, as far as it is known; what is sent and understood follows it."""
-        if self.endpoint.profile:
-            try:
-                profile = named(self.endpoint.profile)
-            except ConfigurationError as error:  # of one row of the user list: the command line was looked at before
-                raise UserError(error.text, hint=error.hint) from error
-        else:
-            profile = choose(
-                host=self.endpoint.host,
-                greeting=connection.greeting,
-                server_id=server_id,
-                capabilities=connection.capabilities,
-            )
+        profile = self._named or choose(
+            host=self.endpoint.host,
+            greeting=connection.greeting,
+            server_id=server_id,
+            capabilities=connection.capabilities,
+        )
         connection.sentences = profile.refusals
         connection.policy = profile.policy(connection.capabilities)
         return profile
@@ -95,6 +94,14 @@ class Account:
             await connection.compress()
         else:
             logger.warning("compression not offered host=%s", connection.where)
+
+
+def _named(profile: str) -> Profile | None:
+    """The profile that the settings name; None when they leave it to what the server shows."""
+    try:
+        return named(profile) if profile else None
+    except ConfigurationError as error:  # of one row of the user list: what is for all users was looked at before
+        raise UserError(error.text, hint=error.hint) from error
 
 
 def can_compress(connection: Connection, profile: Profile) -> bool:
