@@ -278,8 +278,10 @@ class LaneLog:
         opened = self._open[number]
         uids = [(found[index] or NO_UID) if index in found else ABSENT for index in range(len(opened.keys))]
         blob = _pack_uids(uids, doubtful=sorted(doubtful))
-        await self._journal._write(OUTCOME, self._user, self._id, number, blob)
+        # Closed first: the writer thread writes what was handed to it, also for a caller that is cancelled here, and a
+        # batch has one outcome.
         self._close(number, *_unpack_outcomes(opened.keys, blob))
+        await self._journal._write(OUTCOME, self._user, self._id, number, blob)
 
     async def reject(self, rejections: Sequence[Rejected]) -> None:
         """Records messages that never came as far as a batch: unreadable, vanished. Written behind."""

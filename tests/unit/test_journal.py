@@ -223,6 +223,26 @@ async def test_the_journal_in_memory_behaves_as_the_one_on_disk(tmp_path: Path) 
     assert pictures[0] == pictures[1]
 
 
+async def test_a_batch_whose_settling_was_cancelled_has_one_outcome_and_the_run_resumes(tmp_path: Path) -> None:
+    """The row is with the writer thread when the caller goes away; a second one would be damage."""
+    journal = create(tmp_path)
+    lane = await begin_lane(journal)
+    messages, prints = some(2)
+    batch = await lane.intent(messages, prints)
+    settling = asyncio.create_task(lane.settle(batch.number, {0: Uid(5)}))
+    await asyncio.sleep(0)
+    settling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settling
+    for opened in lane.open_batches:  # as the next try would
+        await lane.settle(opened.number, {0: Uid(5)})
+    assert lane.committed_uids() == {5}
+    await journal.close(finished=False)
+    again = Journal.reopen(tmp_path, None)
+    assert list((await begin_lane(again)).committed) == [messages[0].key]
+    await again.close(finished=True)
+
+
 async def test_a_batch_without_outcome_is_open_in_the_same_process(tmp_path: Path) -> None:
     journal = create(tmp_path)
     lane = await begin_lane(journal)
