@@ -688,20 +688,18 @@ class Copy:
         assert isinstance(message.body, bytes)
         wire = octets.wire_form(message.body)
         outcome: Appended | Rejected = refusal
+        reason = f"[{refusal.code}] {refusal.text}" if refusal.code else refusal.text
         rungs = repair_ladder(wire, refusal.cause)
         while (repair := await anyio.to_thread.run_sync(next, rungs, None)) is not None:
-            if outcome is refusal:
-                await self.lane.escrow(original, message.body)
+            await self.lane.escrow(original, wire)
             changed = Message(
                 key=message.key, flags=message.flags, internal_date=message.internal_date, body=repair.body, wire=True
             )
-            sent = await self._hand_over(writer, [(changed, octets.fingerprint(repair.body))])
+            repaired = Repaired(steps=repair.steps, original=original, reason=reason[:TEXT_LIMIT])
+            sent = await self._hand_over(writer, [(changed, octets.fingerprint(repair.body))], repaired)
             [answer] = await sent.appending.outcomes()
             if isinstance(answer, Appended):
-                reason = f"[{refusal.code}] {refusal.text}" if refusal.code else refusal.text
-                outcome = replace(
-                    answer, repaired=Repaired(steps=repair.steps, original=original, reason=reason[:TEXT_LIMIT])
-                )
+                outcome = replace(answer, repaired=repaired)
                 await self._record(sent, [outcome])
                 break
             await self._record(sent, [NotStored(key=message.key)])
@@ -713,9 +711,13 @@ class Copy:
         self._tell([(prepared, outcome)])
         self._done_with([message])
 
-    async def _hand_over(self, writer: DestinationSession, part: Sequence[Prepared]) -> Sent:
+    async def _hand_over(
+        self, writer: DestinationSession, part: Sequence[Prepared], repaired: Repaired | None = None
+    ) -> Sent:
         """Intent, then the octets."""
-        batch = await self.lane.intent([message for message, _ in part], [print_ for _, print_ in part])
+        batch = await self.lane.intent(
+            [message for message, _ in part], [print_ for _, print_ in part], repaired=repaired
+        )
         return Sent(part=part, batch=batch, appending=await writer.append(self.work.target, batch))
 
     async def _settle(self, sent: Sent) -> Left:
