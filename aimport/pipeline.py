@@ -698,20 +698,18 @@ class Copy:
         outcome: Appended | Rejected = refusal
         from aimport.repair import ladder  # a thousand lines that most runs do not need
 
+        reason = f"[{refusal.code}] {refusal.text}" if refusal.code else refusal.text
         rungs = ladder(wire, refusal.cause)
         while (repair := await anyio.to_thread.run_sync(next, rungs, None)) is not None:
-            if outcome is refusal:
-                await self.lane.escrow(original, message.body)
+            await self.lane.escrow(original, wire)
             changed = Message(
                 key=message.key, flags=message.flags, internal_date=message.internal_date, body=repair.body, wire=True
             )
-            sent = await self._hand_over(writer, [Prepared(changed, octets.fingerprint(repair.body), held)])
+            repaired = Repaired(steps=repair.steps, original=original, reason=reason[:TEXT_LIMIT])
+            sent = await self._hand_over(writer, [Prepared(changed, octets.fingerprint(repair.body), held)], repaired)
             [answer] = await sent.appending.outcomes()
             if isinstance(answer, Appended):
-                reason = f"[{refusal.code}] {refusal.text}" if refusal.code else refusal.text
-                outcome = replace(
-                    answer, repaired=Repaired(steps=repair.steps, original=original, reason=reason[:TEXT_LIMIT])
-                )
+                outcome = replace(answer, repaired=repaired)
                 await self._record(sent, [outcome])
                 break
             await self._record(sent, [NotStored(key=message.key)])
@@ -723,9 +721,13 @@ class Copy:
         self._tell([(prepared, outcome)])
         self._done_with(message, held)
 
-    async def _hand_over(self, writer: DestinationSession, part: Sequence[Prepared]) -> Sent:
+    async def _hand_over(
+        self, writer: DestinationSession, part: Sequence[Prepared], repaired: Repaired | None = None
+    ) -> Sent:
         """Intent, then the octets."""
-        batch = await self.lane.intent([each.message for each in part], [each.fingerprint for each in part])
+        batch = await self.lane.intent(
+            [each.message for each in part], [each.fingerprint for each in part], repaired=repaired
+        )
         return Sent(part=part, batch=batch, appending=await writer.append(self.work.target, batch))
 
     async def _settle(self, sent: Sent) -> Left:

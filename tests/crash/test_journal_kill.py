@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ async def work(root: Path) -> None:
     await journal.close(finished=True)
 
 
-def run_killed(root: Path, last: int) -> bool:
+def run_killed(root: Path, last: int, work: Callable[[Path], Coroutine[Any, Any, None]] = work) -> bool:
     """Works in a child process that dies at step `last`; whether it came to its end before that."""
     child = os.fork()
     if child == 0:

@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,7 +27,18 @@ from hypothesis import strategies as st
 from aimport import journal as module
 from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
 from aimport.journal import Journal, LaneLog, OpenBatch, RunArguments, runs
-from aimport.model import Appended, Batch, Fingerprint, Message, MessageKey, NotStored, Position, Rejected, Uid
+from aimport.model import (
+    Appended,
+    Batch,
+    Fingerprint,
+    Message,
+    MessageKey,
+    NotStored,
+    Position,
+    Rejected,
+    Repaired,
+    Uid,
+)
 from aimport.results import UserResult
 
 ARGUMENTS = RunArguments(argv=("import", "-A", "maildir:~/Maildir", "", "ALL"), cwd="/srv", settings=(("a", "b"),))
@@ -338,6 +350,14 @@ async def test_a_message_costs_less_than_a_hundred_octets(tmp_path: Path, prefix
     assert octets / (400 * 64) < 100
 
 
+REPAIRED = st.builds(
+    Repaired,
+    steps=st.lists(st.text(max_size=9), max_size=3).map(tuple),
+    original=st.builds(Fingerprint, size=st.integers(0, 2**40), digest=st.binary(min_size=32, max_size=32)),
+    reason=st.text(st.characters(), max_size=30),
+)
+
+
 @given(
     st.lists(
         st.tuples(
@@ -348,15 +368,19 @@ async def test_a_message_costs_less_than_a_hundred_octets(tmp_path: Path, prefix
         ),
         min_size=1,
         max_size=70,
-    )
+    ),
+    st.none() | REPAIRED,
 )
-def test_an_intent_reads_back_as_it_was_written(rows: list[tuple[str, int, bytes, int]]) -> None:
+def test_an_intent_reads_back_as_it_was_written(
+    rows: list[tuple[str, int, bytes, int]], repaired: Repaired | None
+) -> None:
     batch = OpenBatch(
         number=3,
         created_us=5,
         keys=tuple(MessageKey(key) for key, _, _, _ in rows),
         fingerprints=tuple(Fingerprint(size=size, digest=digest) for _, size, digest, _ in rows),
         dates=tuple(date for _, _, _, date in rows),
+        repaired=repaired,
     )
     assert module._unpack_intent(3, module._pack_intent(batch)) == batch
 
@@ -367,6 +391,7 @@ OUTCOME = st.one_of(
         key=st.just(MessageKey("")),
         uid=st.none() | st.integers(1, 2**32 - 1).map(Uid),
         dropped=st.lists(st.text(max_size=9), max_size=2).map(tuple),
+        repaired=st.none() | REPAIRED,
     ),
     st.builds(Rejected, key=st.just(MessageKey("")), code=st.text(max_size=9), text=st.text(max_size=30)),
 )
@@ -379,7 +404,24 @@ def test_outcomes_read_back_as_they_were_written(outcomes: list[Appended | Rejec
 
 
 def _rest(outcomes: list[Appended | Rejected]) -> bool:
-    return any(isinstance(one, Rejected) or one.dropped for one in outcomes)
+    return any(isinstance(one, Rejected) or one.dropped or one.repaired for one in outcomes)
+
+
+def test_a_log_of_before_repairs_reads_as_it_did() -> None:
+    """An intent and the rest of an outcome had three elements then; most intents still have."""
+    messages, prints = some(3)
+    keys = [message.key for message in messages]
+    opened = OpenBatch(number=3, created_us=5, keys=tuple(keys), fingerprints=tuple(prints), dates=(1, 2, 3))
+    packed = module._packed
+    columns = zlib.compress(packed(([key.encode() for key in keys], [100, 101, 102], [1, 2, 3])), 1)
+    intent = packed((5, columns, b"".join(each.digest for each in prints)))
+    assert intent == module._pack_intent(opened)
+    assert module._unpack_intent(3, intent) == opened
+    outcome = packed(([7, -1, -2], json.dumps([[[1, "TOOBIG", "no"]], [[0, ["\\Odd"]]], [2]]).encode()))
+    assert module._unpack_outcomes(keys, outcome) == (
+        [Appended(key=keys[0], uid=Uid(7), dropped=("\\Odd",)), Rejected(key=keys[1], code="TOOBIG", text="no"), None],
+        [2],
+    )
 
 
 async def test_outcomes_out_of_step_are_refused(tmp_path: Path) -> None:
@@ -392,6 +434,127 @@ async def test_outcomes_out_of_step_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="beside"):
         await lane.intent(messages, prints[:1])
     await journal.close(finished=False)
+
+
+# --- repairs
+
+
+ORIGINAL = b"Subject: a\0\r\n\r\n"
+REPAIR = Repaired(
+    steps=("nul", "header-lines"),
+    original=Fingerprint(size=len(ORIGINAL), digest=hashlib.sha256(ORIGINAL).digest()),
+    reason="Message contains NUL characters \udcff",
+)
+
+
+def repair_lines(journal: Journal) -> list[dict[str, object]]:
+    assert journal.directory is not None
+    path = journal.directory / "repairs.jsonl"
+    if not path.exists():
+        return []
+    assert path.read_bytes().isascii()
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+async def repair(lane: LaneLog, index: int, *, answered: bool = True) -> Batch:
+    """Message `index` repaired, with its answer or without."""
+    messages, prints = some(1, index)
+    await lane.escrow(REPAIR.original, ORIGINAL)
+    batch = await lane.intent(messages, prints, repaired=REPAIR)
+    if answered:
+        await lane.commit(batch, [Appended(key=messages[0].key, uid=Uid(100 + index), repaired=REPAIR)])
+    return batch
+
+
+def line_of(index: int) -> dict[str, object]:
+    [message], [sent] = some(1, index)
+    return {
+        "user": "bob",
+        "mailbox": "INBOX",
+        "key": message.key,
+        "steps": ["nul", "header-lines"],
+        "reason": REPAIR.reason,
+        "original": {"size": len(ORIGINAL), "sha256": hashlib.sha256(ORIGINAL).hexdigest()},
+        "stored": {"size": sent.size, "sha256": sent.digest.hex()},
+        "escrow": f"escrow/{hashlib.sha256(ORIGINAL).hexdigest()}.eml",
+    }
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+async def test_a_repair_is_one_line_and_keeps_the_original(tmp_path: Path, umask: int) -> None:
+    journal = create(tmp_path)
+    assert journal.directory is not None
+    lane = await begin_lane(journal)
+    before = os.umask(umask)
+    try:
+        for index in range(2):  # two messages of the same octets
+            await repair(lane, index)
+        await lane.reject([Rejected(key=MessageKey("k"), code="", text="no")])
+        await journal.close(finished=True)
+    finally:
+        os.umask(before)
+    assert repair_lines(journal) == [line_of(0), line_of(1)]
+    [kept] = (journal.directory / "escrow").iterdir()
+    assert kept.read_bytes() == ORIGINAL
+    assert journal.directory / str(line_of(0)["escrow"]) == kept
+    modes = [path.stat().st_mode & 0o777 for path in (kept, kept.parent, journal.directory / "repairs.jsonl")]
+    assert modes == [0o600, 0o700, 0o600]
+    assert lane.repaired == {str(line_of(0)["key"]), str(line_of(1)["key"])}
+
+
+async def test_reopen_writes_repairs_again_from_the_log(tmp_path: Path) -> None:
+    journal = create(tmp_path)
+    assert journal.directory is not None
+    lane = await begin_lane(journal)
+    await repair(lane, 0)
+    await journal.close(finished=False)
+    path = journal.directory / "repairs.jsonl"
+    before = path.read_bytes()
+    for spoil in (path.unlink, lambda: path.write_bytes(before[:-5]), lambda: path.write_bytes(before + b"odd\n")):
+        spoil()
+        again = Journal.reopen(tmp_path, None)
+        lane = (await again.begin_user("bob", DEST.format("bob"))).lanes["INBOX", "INBOX"]
+        assert lane.repaired == {str(line_of(0)["key"])}
+        await again.close(finished=False)
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize("reopened", [True, False])
+async def test_a_repair_whose_answer_was_lost_is_no_secret(tmp_path: Path, reopened: bool, found: bool) -> None:
+    journal = create(tmp_path)
+    lane = await begin_lane(journal)
+    batch = await repair(lane, 0, answered=False)
+    if reopened:
+        await journal.close(finished=False)
+        journal = Journal.reopen(tmp_path, None)
+        lane = (await journal.begin_user("bob", DEST.format("bob"))).lanes["INBOX", "INBOX"]
+    assert [each.repaired for each in lane.open_batches] == [REPAIR]
+    await lane.settle(batch.number, {0: Uid(100)} if found else {})
+    assert lane.repaired == ({str(line_of(0)["key"])} if found else set())
+    await journal.close(finished=True)
+    lines = [line_of(0)] if found else []
+    assert repair_lines(journal) == lines
+    await Journal.reopen(tmp_path, None).close(finished=True)
+    assert repair_lines(journal) == lines
+
+
+async def test_a_repaired_message_is_sent_alone(tmp_path: Path) -> None:
+    journal = create(tmp_path)
+    lane = await begin_lane(journal)
+    with pytest.raises(ValueError, match="alone"):
+        await lane.intent(*some(2), repaired=REPAIR)
+    await journal.close(finished=False)
+
+
+async def test_a_run_in_memory_keeps_no_original() -> None:
+    journal = Journal.in_memory()
+    lane = await begin_lane(journal)
+    await repair(lane, 0)
+    batch = await repair(lane, 1, answered=False)
+    await lane.settle(batch.number, {0: Uid(101)})
+    assert lane.repaired == {str(line_of(0)["key"]), str(line_of(1)["key"])}
+    await journal.close(finished=True)
 
 
 # --- rejects, results, entries
