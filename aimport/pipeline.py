@@ -704,14 +704,20 @@ class Copy:
             AimportError: a failure wider than a message.
         """
         lefts = [left]
+        errors = [*left.errors]
         while True:
             try:
                 sent = self._receive.receive_nowait()
             except (anyio.WouldBlock, anyio.EndOfStream):
                 break
-            lefts.append(await self._settle(sent))
+            try:
+                lefts.append(await self._settle(sent))
+            except ConnectionLost as error:
+                errors.append(error)  # what was said before counts more: it may say for how long to stay away
+                break
+            errors += lefts[-1].errors
             self._room.release()
-        if errors := [error for left in lefts for error in left.errors]:
+        if errors:
             raise widest(errors)
         # With each part how often the server has failed at it.
         parts = [(half, 0) for left in reversed(lefts) for half in reversed(halves(left.again))]
@@ -761,7 +767,8 @@ class Copy:
         suspects.rejected_in_a_row += 1
         if suspects.rejected_in_a_row > SERVER_BUGS_IN_A_ROW:
             raise error
-        rejection = Rejected(key=key, code=error.code, text=error.text, cause=error.cause)
+        text = f"sent alone it costs the connection: {error.text}"
+        rejection = Rejected(key=key, code=error.code, text=text, cause=error.cause)
         # One repair: it may cost the connection as well.
         mendable = self.account.run.repair and error.cause and isinstance(prepared.message.body, bytes)
         if mendable and suspects.losses[key] < 2 * LOSSES_ALONE:

@@ -361,7 +361,7 @@ class Wires(Stores):
         self.limits = limits
         self.journal = journal or Journal.in_memory()
         self.old = MemoryStore()
-        self.new = MemoryStore()
+        self.new = MemoryStore(wire=True)
 
     def source(self, endpoint: Endpoint) -> Source:
         if endpoint.scheme == "imap":
