@@ -16,8 +16,8 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -31,6 +31,7 @@ from aimport import octets, reconcile
 from aimport.errors import (
     AccessRefused,
     AimportError,
+    ConnectionLost,
     JournalError,
     LoginRefused,
     MailboxError,
@@ -42,6 +43,7 @@ from aimport.errors import (
     ServerBug,
     Status,
     TooManyConnections,
+    Unavailable,
     UserError,
     widest,
 )
@@ -80,6 +82,7 @@ VANISHED: Final = "vanished"
 COMMIT_GRACE_S: Final = 5.0
 MAX_RETRY_WAIT_S: Final = 60.0
 SERVER_BUGS_IN_A_ROW: Final = 10  # arbitrary: so many are no fault of the messages
+LOSSES_ALONE: Final = 3  # arbitrary: a connection may also be lost by chance, or by what was sent before
 TEXT_LIMIT: Final = 1000  # characters of a server's words kept with a repair
 
 
@@ -123,6 +126,42 @@ class Run:
 
 
 @dataclass(slots=True)
+class Suspects:
+    """Messages of one mailbox that a connection was lost at, over all tries of the user.
+
+    Some servers answer a message they do not like with BYE (Gmail, a NUL) or die of it. A server takes what it
+    is sent in order, so the culprit is in the oldest batch of which something is missing afterwards.
+    """
+
+    losses: dict[MessageKey, int] = field(default_factory=dict)
+    """How often each was the whole of that batch. It stands alone from the first loss on."""
+    error: ConnectionLost | None = None
+    """How the last connection was lost."""
+    unsettled: bool = False
+    """What was under way then is not settled yet."""
+    rejected_in_a_row: int = 0
+
+    @contextmanager
+    def watch(self) -> Generator[None]:
+        """Notes how the connection was lost, unless the server only asks to come back later."""
+        try:
+            yield
+        except ConnectionLost as error:
+            if not isinstance(error, Unavailable):
+                self.error, self.unsettled = error, True
+            raise
+
+    def accuse(self, keys: Sequence[MessageKey], missing: Sequence[MessageKey]) -> None:
+        """`missing` of the batch `keys` were not stored; a server that says why need not be asked thrice."""
+        assert self.error is not None
+        self.unsettled = False
+        for key in missing:
+            known = self.losses.setdefault(key, 0)
+            if len(keys) == 1:
+                self.losses[key] = known + (LOSSES_ALONE if self.error.cause else 1)
+
+
+@dataclass(slots=True)
 class Work:
     """One source mailbox on its way: what was selected, where it goes, how it ended."""
 
@@ -131,6 +170,7 @@ class Work:
     lane: LaneLog | None
     refused: set[str] = field(default_factory=set)
     """Keys rejected since the user began: a retry passes them over, a resume tries them again."""
+    suspects: Suspects = field(default_factory=Suspects)
     complete: bool = False
 
     @property
@@ -166,8 +206,9 @@ class Account:
         self.failures.append((mailbox, error))
         logger.warning("mailbox failed user=%s mailbox=%s error=%s", self.job.user, mailbox, error)
 
-    def committed(self) -> int:
-        return sum(len(lane.committed) for lane in self.log.lanes.values())
+    def progress(self) -> int:
+        """Grows with every message that comes to its end."""
+        return sum(len(lane.committed) + len(lane.rejected) for lane in self.log.lanes.values())
 
 
 async def import_user(job: UserJob, run: Run) -> UserResult:
@@ -216,14 +257,14 @@ async def _try_until_done(account: Account) -> None:
     """Runs the user again after failures that pass; a try that got further starts the count anew."""
     run = account.run
     limits = run.limits
-    known = account.committed()
+    known = account.progress()
     idle = 0
 
     def wait_s(error: Exception) -> bool | float:
         nonlocal known, idle
-        committed = account.committed()
-        idle = 1 if committed > known else idle + 1
-        known = committed
+        progress = account.progress()
+        idle = 1 if progress > known else idle + 1
+        known = progress
         if run.stopping or idle >= limits.attempts or not _worth_retrying(error):
             return False
         assert isinstance(error, AimportError)
@@ -344,6 +385,7 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
         work = Work(selection, target, account.log.lanes.get(place))
         if known is not None:
             work.refused = known.refused
+            work.suspects = known.suspects
         account.works[place] = work
         if known is None:
             done = len(selection.keys) - work.open_keys()
@@ -491,6 +533,11 @@ async def _settle(account: Account, work: Work, lane: LaneLog, writer: Destinati
     for (number, index), match in zip(places, matched, strict=True):
         if match is not None:
             found[number][index] = match
+    if work.suspects.unsettled:
+        for batch in lane.open_batches:
+            if missing := [key for index, key in enumerate(batch.keys) if index not in found[batch.number]]:
+                work.suspects.accuse(batch.keys, missing)
+                break
     for number, indexes in found.items():
         await lane.settle(number, {index: match.uid for index, match in indexes.items()})
     logger.info(
@@ -568,6 +615,7 @@ class Copy:
         """
         send, receive = anyio.create_memory_object_stream[list[Message]](self.account.run.limits.queue_lists)
         failure: AimportError | None = None
+        self.work.suspects.unsettled = False  # nothing is in doubt yet
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.read_mailbox, reader, send)
@@ -620,19 +668,32 @@ class Copy:
                         await self._unreadable([Unreadable(key=message.key, code=error.code, text=str(error))])
                         self._done_with(message, _octets_of(batch))
                         continue
-                    await self._room.acquire()
-                    async with self._turn:
-                        self._send.send_nowait(await self._hand_over(writer, part))
+                    with self.work.suspects.watch():
+                        await self._send_apart(writer, part)
+
+    async def _send_apart(self, writer: DestinationSession, part: Sequence[Prepared]) -> None:
+        """Hands over what may go; each suspect stands alone, and one that cost the connection too often goes not."""
+        losses = self.work.suspects.losses
+        for suspect, group in itertools.groupby(part, key=lambda each: each.message.key in losses):
+            together = list(group)
+            for some in [[each] for each in together] if suspect else [together]:
+                if suspect and losses[some[0].message.key] >= LOSSES_ALONE:
+                    await self._condemn(writer, some[0])
+                    continue
+                await self._room.acquire()
+                async with self._turn:
+                    self._send.send_nowait(await self._hand_over(writer, some))
 
     async def settle_mailbox(self, writer: DestinationSession) -> None:
         """Waits for answers in order and commits them; what was refused in company goes again, in halves."""
         async with self._receive:
             async for sent in self._receive:
-                left = await self._settle(sent)
-                self._room.release()
-                if left:
-                    async with self._turn:
-                        await self._sort_out(writer, left)
+                with self.work.suspects.watch():
+                    left = await self._settle(sent)
+                    self._room.release()
+                    if left:
+                        async with self._turn:
+                            await self._sort_out(writer, left)
 
     async def _sort_out(self, writer: DestinationSession, left: Left) -> None:
         """Lets what is under way run out, so that every answer counts; then looks for the culprits.
@@ -641,14 +702,20 @@ class Copy:
             AimportError: a failure wider than a message.
         """
         lefts = [left]
+        errors = [*left.errors]
         while True:
             try:
                 sent = self._receive.receive_nowait()
             except (anyio.WouldBlock, anyio.EndOfStream):
                 break
-            lefts.append(await self._settle(sent))
+            try:
+                lefts.append(await self._settle(sent))
+            except ConnectionLost as error:
+                errors.append(error)  # what was said before counts more: it may say for how long to stay away
+                break
+            errors += lefts[-1].errors
             self._room.release()
-        if errors := [error for left in lefts for error in left.errors]:
+        if errors:
             raise widest(errors)
         # With each part how often the server has failed at it.
         parts = [(half, 0) for left in reversed(lefts) for half in reversed(halves(left.again))]
@@ -682,6 +749,34 @@ class Copy:
         if self._failed_in_a_row > SERVER_BUGS_IN_A_ROW:
             raise bug
         rejection = Rejected(key=prepared.message.key, code=bug.code, text=bug.text)
+        await self.lane.reject([rejection])
+        self._tell([(prepared, rejection)])
+        self._done_with(prepared.message, prepared.held)
+
+    async def _condemn(self, writer: DestinationSession, prepared: Prepared) -> None:
+        """Rejects a message that costs the connection each time it is sent; not all messages, one after the other.
+
+        Raises:
+            ConnectionLost: any message costs it.
+        """
+        suspects, key = self.work.suspects, prepared.message.key
+        error = suspects.error
+        assert error is not None
+        suspects.rejected_in_a_row += 1
+        if suspects.rejected_in_a_row > SERVER_BUGS_IN_A_ROW:
+            raise error
+        text = f"sent alone it costs the connection: {error.text}"
+        rejection = Rejected(key=key, code=error.code, text=text, cause=error.cause)
+        # One repair: it may cost the connection as well.
+        mendable = self.account.run.repair and error.cause and isinstance(prepared.message.body, bytes)
+        if mendable and suspects.losses[key] < 2 * LOSSES_ALONE:
+            for _ in range(self.account.run.limits.batches_ahead):  # all that is under way has its answer
+                await self._room.acquire()
+            async with self._turn:
+                await self._mend(writer, prepared, rejection)
+            for _ in range(self.account.run.limits.batches_ahead):
+                self._room.release()
+            return
         await self.lane.reject([rejection])
         self._tell([(prepared, rejection)])
         self._done_with(prepared.message, prepared.held)
@@ -752,7 +847,7 @@ class Copy:
             recorded.append(outcome)
         await self._record(sent, recorded)
         if ended:
-            self._failed_in_a_row = 0
+            self._failed_in_a_row = self.work.suspects.rejected_in_a_row = 0
         self._tell(ended)
         for prepared, _ in ended:
             self._done_with(prepared.message, prepared.held)

@@ -29,6 +29,7 @@ from aimport.errors import (
     MessageUnreadable,
     OverQuota,
     ProtocolError,
+    widest,
 )
 from aimport.imap.answers import BadAnswer, clean, warning_in
 from aimport.imap.commands import LargeLiteral, Word, append_words, octet_string, uid_sets
@@ -328,6 +329,7 @@ class _Appending:
         """What still needs an answer, by its place in the batch."""
         self._sent: list[tuple[list[int], Exchange | None]] = []
         """Commands in order, each with the places it speaks of."""
+        self._lost: ConnectionLost | None = None
         self._flagged: list[Uid] = []
         """Stored with \\Flagged on a server that half forgets it."""
         for index, (message, print_) in enumerate(zip(batch.messages, batch.fingerprints, strict=True)):
@@ -345,12 +347,16 @@ class _Appending:
                 self._items[index] = _Item(message, print_.size, session.rules)
 
     async def send(self) -> None:
-        """Hands over what has no outcome yet."""
+        """Hands over what has no outcome yet; that the connection was lost is told by `outcomes`, after the answers."""
         places = list(self._items)
         together = [places] if self._session.multiple and places else [[place] for place in places]
         for group in together:
             words = [word for place in group for word in self._items[place].words()]
-            self._sent.append((group, await self._session.start_append(self._name, words)))
+            try:
+                self._sent.append((group, await self._session.start_append(self._name, words)))
+            except ConnectionLost as error:
+                self._lost = error
+                return
 
     async def outcomes(self) -> Sequence[Outcome]:
         session = self._session
@@ -381,26 +387,36 @@ class _Appending:
                 continue
             try:
                 tagged = await exchange.result()
-            except BadAnswer as refusal:
-                if not exchange.bad:
-                    raise
-                words = Rejected(key=MessageKey(""), code="BAD", text=refusal.text, cause=refusal.cause)
+            except ConnectionLost as lost:
+                if not exchange.bad or not isinstance(lost, BadAnswer):
+                    self._lost = lost
+                    break
+                words = Rejected(key=MessageKey(""), code="BAD", text=lost.text, cause=lost.cause)
                 self._refused(places, words, last=last)
                 continue
             if tagged.status == "OK":
                 self._stored(places, tagged)
                 continue
-            error = self._session.refusal_of_append(tagged, self._mailbox)
-            if isinstance(error, OverQuota) and (left := await self._session.room_left(self._name)):
-                error.text += f" ({left})"
-            if isinstance(error, MessageRefused):
-                words = Rejected(key=MessageKey(""), code=error.code, text=clean(tagged.text), cause=error.cause)
+            refusal = self._session.refusal_of_append(tagged, self._mailbox)
+            if isinstance(refusal, MessageRefused):
+                words = Rejected(key=MessageKey(""), code=refusal.code, text=clean(tagged.text), cause=refusal.cause)
                 self._refused(places, words, last=last)
-            elif isinstance(error, MailboxNotFound) and not last:
+            elif isinstance(refusal, MailboxNotFound) and not last:
                 missing = True
             else:
-                self._none_stored(places, error)
+                self._none_stored(places, refusal)
+        if self._lost is not None:
+            # What was said before the end counts more than the end: it may say for how long to stay away.
+            raise widest([*self._errors(), self._lost])
+        for error in self._errors():
+            if isinstance(error, OverQuota) and (left := await self._session.room_left(self._name)):
+                error.text += f" ({left})"
+                break
         return missing
+
+    def _errors(self) -> list[AimportError]:
+        """What stopped messages, wider than they are."""
+        return [each.error for each in self._outcomes.values() if isinstance(each, NotStored) and each.error]
 
     def _stored(self, places: Sequence[int], tagged: Tagged) -> None:
         self._session.heed(tagged)

@@ -25,6 +25,7 @@ from aimport.errors import (
     MessageUnreadable,
     ProtocolError,
     Retry,
+    ServerBug,
     UserError,
 )
 from aimport.imap.answers import clean
@@ -212,8 +213,9 @@ class ImapSourceSession(Session):
         if tagged.status == "OK":
             return _unreadable(keys.key(uid), "vanished", "expunged since it was listed")
         error = self._refusal(tagged, f"FETCH of {keys.key(uid)} in {mailbox.name}", MessageRefused)
-        # SERVERBUG is what Dovecot says of a message it cannot read; asking again would not end.
-        if error.retry is Retry.LATER and error.code != "SERVERBUG":
+        # What Dovecot (SERVERBUG) and Yahoo (without a code) say of a message they cannot read: no later try would end.
+        unreadable = isinstance(error, ServerBug) and error.code != "UNAVAILABLE"
+        if error.retry is Retry.LATER and not unreadable:
             raise error
         gone = error.code == "EXPUNGEISSUED"
         return _unreadable(keys.key(uid), "vanished" if gone else "unreadable", clean(tagged.text))
