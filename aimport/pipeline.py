@@ -618,7 +618,15 @@ class Copy:
                         continue
                     await self._room.acquire()
                     async with self._turn:
-                        self._send.send_nowait(await self._hand_over(writer, part))
+                        # Who reads the answers may have ended; his own error tells why, and what was handed over is
+                        # in doubt.
+                        if not self._send.statistics().open_receive_streams:
+                            return
+                        sent = await self._hand_over(writer, part)
+                        try:
+                            self._send.send_nowait(sent)
+                        except anyio.BrokenResourceError:
+                            return
 
     async def settle_mailbox(self, writer: DestinationSession) -> None:
         """Waits for answers in order and commits them; what was refused in company goes again, in halves."""

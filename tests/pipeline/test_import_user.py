@@ -173,6 +173,26 @@ async def test_a_full_account_counts_what_was_under_way_when_it_filled_up() -> N
     assert stored >= 25
 
 
+async def test_a_batch_handed_over_just_when_the_answers_end_is_in_doubt_and_no_bug() -> None:
+    world = World(limits=replace(QUICK, batch_messages=10, connections_per_user=1))
+    world.fill("bob", "INBOX", bodies(30))
+    handed_over, lost = anyio.Event(), anyio.Event()
+
+    async def meet(event: Event) -> None:
+        if event.verb == "append" and world.new.appends == 2:
+            handed_over.set()
+            await lost.wait()
+        elif event.verb == "outcomes" and not lost.is_set():
+            await handed_over.wait()
+            lost.set()
+            raise ConnectionLost("cut")
+
+    world.new.hook = meet
+    result = await world.import_("bob")
+    assert (result.status, result.imported, result.error) == ("done", 30, None)
+    assert multiset(world.new, "bob") == multiset(world.old, "bob")
+
+
 async def test_a_delivery_by_others_in_between_is_not_taken_for_ours() -> None:
     world = World()
     world.fill("bob", "INBOX", bodies(10))
