@@ -547,6 +547,12 @@ class Copy:
         self.wire = wire
         self.lease: Lease = account.run.budget.lease()
         self.read_to_end = False
+        self._failure: AimportError | None = None
+        """What ends this mailbox in good order."""
+        self._ended = False
+        """Nothing more is handed over; what is under way has its answers read."""
+        self._passing_on = anyio.CancelScope()
+        """Around the waits of the reader that nobody may end once the writer takes no more."""
         self._failed_in_a_row = 0
         """Messages rejected one after the other because the server fails."""
         ahead = account.run.limits.batches_ahead
@@ -564,38 +570,65 @@ class Copy:
             AimportError: the widest failure; batches without an answer stay open in the journal.
         """
         send, receive = anyio.create_memory_object_stream[list[Message]](self.account.run.limits.queue_lists)
-        failure: AimportError | None = None
+        failures: list[BaseException] = []
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.read_mailbox, reader, send)
                 tasks.start_soon(self.write_mailbox, writer, receive)
                 tasks.start_soon(self.settle_mailbox, writer)
         except* AimportError as group:
-            failure = widest(group.exceptions)
+            failures += group.exceptions
         finally:
             self.lease.close()
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            failures.append(self._failure)
+        if failures:
+            raise widest(failures)
+
+    def _end(self, error: AimportError) -> None:
+        """Ends this mailbox in good order, so that the lane can go on to the next one.
+
+        Tasks that are cancelled in the middle of a command take their connection with them, and the try of the whole
+        user with it.
+        """
+        self._failure = self._failure or error
+        self._ended = True
+        self._passing_on.cancel()
 
     async def read_mailbox(self, reader: SourceSession, send: MemoryObjectSendStream[list[Message]]) -> None:
-        """Reads what is not done and sends it on in lists; message failures of the source end here."""
-        run = self.account.run
-        async with send, aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
-            async for items in lists:
-                messages = [item for item in items if isinstance(item, Message)]
-                if len(messages) < len(items):
-                    await self._unreadable([item for item in items if isinstance(item, Unreadable)])
-                for part in _large_apart(messages):
-                    if not isinstance(part[0].body, bytes):
-                        await self._large.acquire()
-                    await self.lease.take(_octets_of(part))
-                    try:
-                        await send.send(part)
-                    except anyio.BrokenResourceError:
-                        return  # the writer ended; its own error tells why
-                if run.stopping:
-                    return
-        self.read_to_end = True
+        """Reads what is not done and sends it on in lists; message failures of the source end here.
+
+        After a wider failure what was read so far is still written.
+        """
+        async with send:
+            try:
+                async with aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
+                    async for items in lists:
+                        if not await self._pass_on(items, send) or self.account.run.stopping:
+                            return
+            except AimportError as error:
+                self._failure = self._failure or error
+            else:
+                self.read_to_end = True
+
+    async def _pass_on(
+        self, items: Sequence[Message | Unreadable], send: MemoryObjectSendStream[list[Message]]
+    ) -> bool:
+        """False: nobody takes messages any more."""
+        messages = [item for item in items if isinstance(item, Message)]
+        if len(messages) < len(items):
+            await self._unreadable([item for item in items if isinstance(item, Unreadable)])
+        if self._ended:
+            return False
+        self._passing_on = anyio.CancelScope()
+        with self._passing_on, contextlib.suppress(anyio.BrokenResourceError):  # the writer ended; its error tells why
+            for part in _large_apart(messages):
+                if not isinstance(part[0].body, bytes):
+                    await self._large.acquire()
+                await self.lease.take(_octets_of(part))
+                await send.send(part)
+            return True
+        return False
 
     async def _unreadable(self, items: Sequence[Unreadable]) -> None:
         self.work.refused.update(item.key for item in items)
@@ -608,35 +641,51 @@ class Copy:
         """Takes what the queue holds up to the batch limits, without waiting for more, and hands it over."""
         limits = self.account.run.limits
         async with receive, self._send:
-            async for messages in receive:
-                for batch in cut(_drain(receive, messages, limits), limits):
-                    try:
-                        part = await prepare(batch, wire=self.wire)
-                    except MessageUnreadable as error:
-                        await self._unreadable([_unreadable(message, error) for message in batch])
-                        self._done_with(batch)
-                        continue
-                    await self._room.acquire()
-                    async with self._turn:
-                        # Who reads the answers may have ended; his own error tells why, and what was handed over is
-                        # in doubt.
-                        if not self._send.statistics().open_receive_streams:
+            try:
+                async for messages in receive:
+                    for batch in cut(_drain(receive, messages, limits), limits):
+                        if not await self._write(writer, batch):
                             return
-                        sent = await self._hand_over(writer, part)
-                        try:
-                            self._send.send_nowait(sent)
-                        except anyio.BrokenResourceError:
-                            return
+            except MailboxError as error:
+                self._end(error)
+
+    async def _write(self, writer: DestinationSession, batch: Sequence[Message]) -> bool:
+        """False: nothing more is to be handed over."""
+        try:
+            part = await prepare(batch, wire=self.wire)
+        except MessageUnreadable as error:
+            await self._unreadable([_unreadable(message, error) for message in batch])
+            self._done_with(batch)
+            return True
+        await self._room.acquire()
+        async with self._turn:
+            # Who reads the answers may have ended; his own error tells why, and what was handed over is in doubt.
+            if self._ended or not self._send.statistics().open_receive_streams:
+                return False
+            sent = await self._hand_over(writer, part)
+            try:
+                self._send.send_nowait(sent)
+            except anyio.BrokenResourceError:
+                return False
+        return True
 
     async def settle_mailbox(self, writer: DestinationSession) -> None:
         """Waits for answers in order and commits them; what was refused in company goes again, in halves."""
         async with self._receive:
             async for sent in self._receive:
-                left = await self._settle(sent)
-                self._room.release()
-                if left:
-                    async with self._turn:
-                        await self._sort_out(writer, left)
+                try:
+                    left = await self._next(sent)
+                    if left and not self._ended:
+                        async with self._turn:
+                            await self._sort_out(writer, left)
+                except MailboxError as error:
+                    self._end(error)
+
+    async def _next(self, sent: Sent) -> Left:
+        try:
+            return await self._settle(sent)
+        finally:
+            self._room.release()
 
     async def _sort_out(self, writer: DestinationSession, left: Left) -> None:
         """Lets what is under way run out, so that every answer counts; then looks for the culprits.
@@ -650,8 +699,7 @@ class Copy:
                 sent = self._receive.receive_nowait()
             except (anyio.WouldBlock, anyio.EndOfStream):
                 break
-            lefts.append(await self._settle(sent))
-            self._room.release()
+            lefts.append(await self._next(sent))
         if errors := [error for left in lefts for error in left.errors]:
             raise widest(errors)
         # With each part how often the server has failed at it.

@@ -6,12 +6,14 @@ import random
 from dataclasses import replace
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from aimport.errors import (
     AimportError,
     ConnectionLost,
     LoginRefused,
+    MailboxError,
     MailboxNotFound,
     OverQuota,
     ServerBug,
@@ -244,6 +246,56 @@ async def test_a_mailbox_that_fails_does_not_stop_the_others() -> None:
     result = await world.import_("bob")
     assert (result.status, result.imported, dict(result.skipped)) == ("failed", 10, {"unfinished": 5})
     assert result.error is not None and result.error.startswith("Bad: ")
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+async def test_a_mailbox_that_fails_leaves_the_sessions_of_both_sides_in_step(side: str) -> None:
+    """A command that is cancelled under way takes its connection with it, and then each mailbox to come fails."""
+    world = World(limits=replace(QUICK, connections_per_user=1, attempts=1))
+    world.fill("bob", "Bad", bodies(400))
+    world.fill("bob", "Good", bodies(5, start=400))
+    handed_over, failed = anyio.Event(), anyio.Event()
+    cancelled: list[Event] = []
+    lists = 0
+
+    async def old(event: Event) -> None:
+        nonlocal lists
+        lists += event.verb == "messages"
+        if side == "source" and lists == 2:
+            await handed_over.wait()
+            raise MailboxError("cannot be read further")
+        if side == "destination" and lists == 4:
+            await failed.wait()
+            await under_way(event, turns=500)
+
+    async def new(event: Event) -> None:
+        if event.verb == "append":
+            handed_over.set()
+        if event.verb in ("append", "outcomes"):
+            await under_way(event)
+
+    async def under_way(event: Event, turns: int = 20) -> None:
+        try:
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            cancelled.append(event)
+            raise
+
+    def refuse(message: Message) -> AimportError | None:
+        number = int(whole(message.body).split()[1])
+        if side == "source" or number not in range(128, 400):
+            return None
+        failed.set()
+        return MailboxError("NOPERM", code="NOPERM")
+
+    world.old.hook, world.new.hook, world.new.fail = old, new, refuse
+    with anyio.fail_after(20):
+        result = await world.import_("bob")
+    assert not cancelled
+    assert (result.status, result.imported) == ("failed", (64 if side == "source" else 128) + 5)
+    assert result.balanced
+    assert len(holds(world.new, "bob")["Good"]) == 5
 
 
 async def test_two_mailboxes_with_one_name_fail_the_user_before_the_first_write() -> None:
