@@ -185,8 +185,11 @@ class Exchange:
 
     async def _wait(self) -> None:
         if self._error is None:
-            with suppress(AimportError):  # what ended this command is in `_error` too
+            try:
                 await self._connection.until(self._set_waiter())
+            except AimportError as error:
+                if not self._ended:  # another task gave the connection up, which ends no command by itself
+                    self._error = error
         if self._error is not None:
             raise self._error
 
