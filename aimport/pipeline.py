@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
@@ -110,7 +110,6 @@ class Run:
     """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
     gave_up: bool = False
     """Set when `--max-errors` was reached: users remain that were not begun."""
-    clock: Callable[[], float] = time.time
     budget: ByteBudget = field(init=False)
     hosts: HostLimits = field(init=False)
 
@@ -159,6 +158,8 @@ class Account:
         self.works: dict[tuple[str, str], Work] = {}
         self.failures: list[tuple[str, AimportError]] = []
         """Mailbox failures of the current try, with the mailbox name."""
+        self.try_began = 0.0
+        """Time of the loop. All sessions of earlier tries, and of earlier processes, had ended before."""
         self.cut_short = False
         """The run was stopped before all its mailboxes were looked at: there may be more than is known."""
         self.announced = False
@@ -254,6 +255,7 @@ async def _copy_account(account: Account) -> None:
     """
     job, run = account.job, account.run
     account.failures.clear()
+    account.try_began = anyio.current_time()
     source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
     async with (
         run.hosts.hold((source.host, destination.host)),
@@ -456,10 +458,10 @@ async def _copy_mailbox(
 async def _settle(account: Account, work: Work, lane: LaneLog, writer: DestinationSession) -> None:
     """Finds out what became of batches without an answer; never sends one again blindly."""
     run = account.run
-    newest = max(batch.created_us for batch in lane.open_batches) / 1e6
     if account.job.destination.remote:
-        # The server finishes what it had received before our session died: wait that out first.
-        await anyio.sleep(min(max(0.0, newest + run.limits.fence_s - run.clock()), run.limits.fence_s))
+        # The server finishes what it had received before our session died: wait that out first. Not from the intent
+        # on: a session may die of a deadline minutes after it.
+        await anyio.sleep(max(0.0, account.try_began + run.limits.fence_s - anyio.current_time()))
     position = await writer.position(work.target)
     if position is not None and position.uidvalidity != lane.position.uidvalidity:
         # Another mailbox by the same name: all of it may be ours, and the UIDs known so far mean nothing.

@@ -195,6 +195,27 @@ async def test_a_batch_handed_over_just_when_the_answers_end_is_in_doubt_and_no_
     assert multiset(world.new, "bob") == multiset(world.old, "bob")
 
 
+async def test_the_fence_counts_from_the_end_of_the_session_and_not_from_the_intent() -> None:
+    """A session that hung for longer than that may still store what its server had received."""
+    world = World(limits=replace(QUICK, fence_s=0.2))
+    world.fill("bob", "INBOX", bodies(3))
+    remote = replace(job("bob"), destination=replace(job("bob").destination, host="mail.example.org"))
+    lost_at = looked_at = 0.0
+
+    async def hang(event: Event) -> None:
+        nonlocal lost_at, looked_at
+        if event.verb == "append" and not lost_at:
+            await anyio.sleep(0.4)  # longer than the fence
+            lost_at = anyio.current_time()
+            raise ConnectionLost("nothing moved")
+        if event.verb == "find":
+            looked_at = anyio.current_time()
+
+    world.new.hook = hang
+    assert (await import_user(remote, world.run())).imported == 3
+    assert looked_at - lost_at >= 0.2
+
+
 async def test_a_delivery_by_others_in_between_is_not_taken_for_ours() -> None:
     world = World()
     world.fill("bob", "INBOX", bodies(10))
