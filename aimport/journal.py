@@ -761,7 +761,8 @@ class Journal:
                     ops.append(item)
                     now = time.monotonic()
                     if item.waiter is not None:
-                        until = min(until, now + (0.0 if item.at_once else GROUP_S))
+                        at_once = item.at_once or self.directory is None
+                        until = min(until, now + (0.0 if at_once else GROUP_S))
                     item = self._queue.get(timeout=until - now) if until > now else self._queue.get_nowait()
                 ended = True
             _answer(ops, self._transact(ops))

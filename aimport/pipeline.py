@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol, TypeVar
@@ -110,7 +110,6 @@ class Run:
     """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
     gave_up: bool = False
     """Set when `--max-errors` was reached: users remain that were not begun."""
-    clock: Callable[[], float] = time.time
     budget: ByteBudget = field(init=False)
     hosts: HostLimits = field(init=False)
 
@@ -198,6 +197,8 @@ class Account:
         self.works: dict[tuple[str, str], Work] = {}
         self.failures: list[tuple[str, AimportError]] = []
         """Mailbox failures of the current try, with the mailbox name."""
+        self.try_began = 0.0
+        """Time of the loop. All sessions of earlier tries, and of earlier processes, had ended before."""
         self.cut_short = False
         """The run was stopped before all its mailboxes were looked at: there may be more than is known."""
         self.announced = False
@@ -294,6 +295,7 @@ async def _copy_account(account: Account) -> None:
     """
     job, run = account.job, account.run
     account.failures.clear()
+    account.try_began = anyio.current_time()
     source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
     async with (
         run.hosts.hold((source.host, destination.host)),
@@ -497,10 +499,10 @@ async def _copy_mailbox(
 async def _settle(account: Account, work: Work, lane: LaneLog, writer: DestinationSession) -> None:
     """Finds out what became of batches without an answer; never sends one again blindly."""
     run = account.run
-    newest = max(batch.created_us for batch in lane.open_batches) / 1e6
     if account.job.destination.remote:
-        # The server finishes what it had received before our session died: wait that out first.
-        await anyio.sleep(min(max(0.0, newest + run.limits.fence_s - run.clock()), run.limits.fence_s))
+        # The server finishes what it had received before our session died: wait that out first. Not from the intent
+        # on: a session may die of a deadline minutes after it.
+        await anyio.sleep(max(0.0, account.try_began + run.limits.fence_s - anyio.current_time()))
     position = await writer.position(work.target)
     if position is not None and position.uidvalidity != lane.position.uidvalidity:
         # Another mailbox by the same name: all of it may be ours, and the UIDs known so far mean nothing.
@@ -597,6 +599,12 @@ class Copy:
         self.wire = wire
         self.lease: Lease = account.run.budget.lease()
         self.read_to_end = False
+        self._failure: AimportError | None = None
+        """What ends this mailbox in good order."""
+        self._ended = False
+        """Nothing more is handed over; what is under way has its answers read."""
+        self._passing_on = anyio.CancelScope()
+        """Around the waits of the reader that nobody may end once the writer takes no more."""
         self._failed_in_a_row = 0
         """Messages rejected one after the other because the server fails."""
         ahead = account.run.limits.batches_ahead
@@ -614,7 +622,7 @@ class Copy:
             AimportError: the widest failure; batches without an answer stay open in the journal.
         """
         send, receive = anyio.create_memory_object_stream[list[Message]](self.account.run.limits.queue_lists)
-        failure: AimportError | None = None
+        failures: list[BaseException] = []
         self.work.suspects.unsettled = False  # nothing is in doubt yet
         try:
             async with anyio.create_task_group() as tasks:
@@ -622,31 +630,58 @@ class Copy:
                 tasks.start_soon(self.write_mailbox, writer, receive)
                 tasks.start_soon(self.settle_mailbox, writer)
         except* AimportError as group:
-            failure = widest(group.exceptions)
+            failures += group.exceptions
         finally:
             self.lease.close()
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            failures.append(self._failure)
+        if failures:
+            raise widest(failures)
+
+    def _end(self, error: AimportError) -> None:
+        """Ends this mailbox in good order, so that the lane can go on to the next one.
+
+        Tasks that are cancelled in the middle of a command take their connection with them, and the try of the whole
+        user with it.
+        """
+        self._failure = self._failure or error
+        self._ended = True
+        self._passing_on.cancel()
 
     async def read_mailbox(self, reader: SourceSession, send: MemoryObjectSendStream[list[Message]]) -> None:
-        """Reads what is not done and sends it on in lists; message failures of the source end here."""
-        run = self.account.run
-        async with send, aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
-            async for items in lists:
-                messages = [item for item in items if isinstance(item, Message)]
-                if len(messages) < len(items):
-                    await self._unreadable([item for item in items if isinstance(item, Unreadable)])
-                for part in _large_apart(messages):
-                    if not isinstance(part[0].body, bytes):
-                        await self._large.acquire()
-                    await self.lease.take(_octets_of(part))
-                    try:
-                        await send.send(part)
-                    except anyio.BrokenResourceError:
-                        return  # the writer ended; its own error tells why
-                if run.stopping:
-                    return
-        self.read_to_end = True
+        """Reads what is not done and sends it on in lists; message failures of the source end here.
+
+        After a wider failure what was read so far is still written.
+        """
+        async with send:
+            try:
+                async with aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
+                    async for items in lists:
+                        if not await self._pass_on(items, send) or self.account.run.stopping:
+                            return
+            except AimportError as error:
+                self._failure = self._failure or error
+            else:
+                self.read_to_end = True
+
+    async def _pass_on(
+        self, items: Sequence[Message | Unreadable], send: MemoryObjectSendStream[list[Message]]
+    ) -> bool:
+        """False: nobody takes messages any more."""
+        messages = [item for item in items if isinstance(item, Message)]
+        if len(messages) < len(items):
+            await self._unreadable([item for item in items if isinstance(item, Unreadable)])
+        if self._ended:
+            return False
+        self._passing_on = anyio.CancelScope()
+        with self._passing_on, contextlib.suppress(anyio.BrokenResourceError):  # the writer ended; its error tells why
+            for part in _large_apart(messages):
+                if not isinstance(part[0].body, bytes):
+                    await self._large.acquire()
+                await self.lease.take(_octets_of(part))
+                await send.send(part)
+            return True
+        return False
 
     async def _unreadable(self, items: Sequence[Unreadable]) -> None:
         self.work.refused.update(item.key for item in items)
@@ -659,19 +694,27 @@ class Copy:
         """Takes what the queue holds up to the batch limits, without waiting for more, and hands it over."""
         limits = self.account.run.limits
         async with receive, self._send:
-            async for messages in receive:
-                for batch in cut(_drain(receive, messages, limits), limits):
-                    try:
-                        part = await prepare(batch, wire=self.wire)
-                    except MessageUnreadable as error:
-                        [message] = batch
-                        await self._unreadable([Unreadable(key=message.key, code=error.code, text=str(error))])
-                        self._done_with(message, _octets_of(batch))
-                        continue
-                    with self.work.suspects.watch():
-                        await self._send_apart(writer, part)
+            try:
+                async for messages in receive:
+                    for batch in cut(_drain(receive, messages, limits), limits):
+                        if not await self._write(writer, batch):
+                            return
+            except MailboxError as error:
+                self._end(error)
 
-    async def _send_apart(self, writer: DestinationSession, part: Sequence[Prepared]) -> None:
+    async def _write(self, writer: DestinationSession, batch: Sequence[Message]) -> bool:
+        """False: nothing more is to be handed over."""
+        try:
+            part = await prepare(batch, wire=self.wire)
+        except MessageUnreadable as error:
+            [message] = batch
+            await self._unreadable([Unreadable(key=message.key, code=error.code, text=str(error))])
+            self._done_with(message, _octets_of(batch))
+            return True
+        with self.work.suspects.watch():
+            return await self._write_apart(writer, part)
+
+    async def _write_apart(self, writer: DestinationSession, part: Sequence[Prepared]) -> bool:
         """Hands over what may go; each suspect stands alone, and one that cost the connection too often goes not."""
         losses = self.work.suspects.losses
         for suspect, group in itertools.groupby(part, key=lambda each: each.message.key in losses):
@@ -679,21 +722,41 @@ class Copy:
             for some in [[each] for each in together] if suspect else [together]:
                 if suspect and losses[some[0].message.key] >= LOSSES_ALONE:
                     await self._condemn(writer, some[0])
-                    continue
-                await self._room.acquire()
-                async with self._turn:
-                    self._send.send_nowait(await self._hand_over(writer, some))
+                elif not await self._write_together(writer, some):
+                    return False
+        return True
+
+    async def _write_together(self, writer: DestinationSession, part: Sequence[Prepared]) -> bool:
+        await self._room.acquire()
+        async with self._turn:
+            # Who reads the answers may have ended; his own error tells why, and what was handed over is in doubt.
+            if self._ended or not self._send.statistics().open_receive_streams:
+                return False
+            sent = await self._hand_over(writer, part)
+            try:
+                self._send.send_nowait(sent)
+            except anyio.BrokenResourceError:
+                return False
+        return True
 
     async def settle_mailbox(self, writer: DestinationSession) -> None:
         """Waits for answers in order and commits them; what was refused in company goes again, in halves."""
         async with self._receive:
             async for sent in self._receive:
                 with self.work.suspects.watch():
-                    left = await self._settle(sent)
-                    self._room.release()
-                    if left:
-                        async with self._turn:
-                            await self._sort_out(writer, left)
+                    try:
+                        left = await self._next(sent)
+                        if left and not self._ended:
+                            async with self._turn:
+                                await self._sort_out(writer, left)
+                    except MailboxError as error:
+                        self._end(error)
+
+    async def _next(self, sent: Sent) -> Left:
+        try:
+            return await self._settle(sent)
+        finally:
+            self._room.release()
 
     async def _sort_out(self, writer: DestinationSession, left: Left) -> None:
         """Lets what is under way run out, so that every answer counts; then looks for the culprits.
@@ -709,12 +772,11 @@ class Copy:
             except (anyio.WouldBlock, anyio.EndOfStream):
                 break
             try:
-                lefts.append(await self._settle(sent))
+                lefts.append(await self._next(sent))
             except ConnectionLost as error:
                 errors.append(error)  # what was said before counts more: it may say for how long to stay away
                 break
             errors += lefts[-1].errors
-            self._room.release()
         if errors:
             raise widest(errors)
         # With each part how often the server has failed at it.

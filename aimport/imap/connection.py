@@ -185,8 +185,11 @@ class Exchange:
 
     async def _wait(self) -> None:
         if self._error is None:
-            with suppress(AimportError):  # what ended this command is in `_error` too
+            try:
                 await self._connection.until(self._set_waiter())
+            except AimportError as error:
+                if not self._ended:  # another task gave the connection up, which ends no command by itself
+                    self._error = error
         if self._error is not None:
             raise self._error
 
@@ -305,15 +308,19 @@ class Connection(asyncio.Protocol):
                 self._switching, self._switched = exchange, anyio.Event()
             self._arm()
             bursts = encode(exchange.tag, words, self.policy)
-            for left, burst in zip(range(len(bursts) - 1, -1, -1), bursts, strict=True):
-                self._go = self._loop.create_future() if left else None
-                await self._write(burst)
-                exchange.sent = not left
-                await self._drain()
-                if self._go is not None:
-                    await self.until(self._go)  # `+`, or a NO instead of it (RFC 9051 §4.3)
-                    if exchange._ended:
-                        break
+            try:
+                for left, burst in zip(range(len(bursts) - 1, -1, -1), bursts, strict=True):
+                    self._go = self._loop.create_future() if left else None
+                    await self._write(burst)
+                    exchange.sent = not left
+                    await self._drain()
+                    if self._go is not None:
+                        await self.until(self._go)  # `+`, or a NO instead of it (RFC 9051 §4.3)
+                        if exchange._ended:
+                            break
+            except AimportError:
+                if not exchange.bad:  # a BAD to this very command is for its `result` to tell
+                    raise
             self._go = None
         return exchange
 

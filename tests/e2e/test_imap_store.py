@@ -123,7 +123,7 @@ async def test_messages_come_back_as_they_were_sent(
         message(1, "\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft"),
         message(2, "$Forwarded", "Project-X", "\\Seen"),
         message(3, date=datetime(1999, 1, 1, 2, 3, 4, tzinfo=timezone(timedelta(hours=5, minutes=30)))),
-        message(4, date=datetime(1965, 1, 1, tzinfo=UTC)),
+        message(4, date=datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)),
         message(5, body=b"no header, lone LF\nand \rCR and 8-bit \xff\xfe" + b"x" * 100_000),
         message(6, body=b"{5}\r\na OK not ours\r\n)"),
     ]

@@ -174,6 +174,23 @@ def test_courier_keeps_mail_that_came_by_pipe(courier: Courier, unique_user: str
         runner.run(there_and_back(Endpoint(scheme="tunnel", command=words, security="none")))
 
 
+@pytest.mark.courier
+async def test_courier_is_known_on_a_pipe_so_a_message_of_many_parts_is_whole(
+    courier: Courier, unique_user: str, mark: str
+) -> None:
+    """It cuts BODY[] after some 300 parts and RFC822 never; on a pipe its greeting does not say who it is."""
+    courier.create_user(unique_user)
+    parts = b"".join(b"--x\n\npart %d\n" % number for number in range(700))
+    body = b"Content-Type: multipart/mixed; boundary=x\n\n" + parts + b"--x--\n"
+    (courier.maildir(unique_user) / "cur" / "1500000000.M1P1.host:2,S").write_bytes(body)
+    courier.own(courier.home(unique_user))
+    words = ("env", f"MARK={mark}", *courier.exec_command(unique_user))
+    async with ImapSource(Endpoint(scheme="tunnel", command=words, security="none")).open() as source:
+        async with aclosing(source.messages(await source.select(INBOX), skip=())) as lists:
+            [[found]] = [each async for each in lists]
+    assert isinstance(found, Message) and whole(found.body) == wire_form(body)
+
+
 @pytest.mark.dovecot
 async def test_a_server_that_refuses_the_user_is_quoted(dovecot: Dovecot, mark: str) -> None:
     words = shlex.split(location(dovecot, "a\x7fb", mark).removeprefix("tunnel:"))

@@ -6,12 +6,14 @@ import random
 from dataclasses import replace
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from aimport.errors import (
     AimportError,
     ConnectionLost,
     LoginRefused,
+    MailboxError,
     MailboxNotFound,
     OverQuota,
     ServerBug,
@@ -173,6 +175,47 @@ async def test_a_full_account_counts_what_was_under_way_when_it_filled_up() -> N
     assert stored >= 25
 
 
+async def test_a_batch_handed_over_just_when_the_answers_end_is_in_doubt_and_no_bug() -> None:
+    world = World(limits=replace(QUICK, batch_messages=10, connections_per_user=1))
+    world.fill("bob", "INBOX", bodies(30))
+    handed_over, lost = anyio.Event(), anyio.Event()
+
+    async def meet(event: Event) -> None:
+        if event.verb == "append" and world.new.appends == 2:
+            handed_over.set()
+            await lost.wait()
+        elif event.verb == "outcomes" and not lost.is_set():
+            await handed_over.wait()
+            lost.set()
+            raise ConnectionLost("cut")
+
+    world.new.hook = meet
+    result = await world.import_("bob")
+    assert (result.status, result.imported, result.error) == ("done", 30, None)
+    assert multiset(world.new, "bob") == multiset(world.old, "bob")
+
+
+async def test_the_fence_counts_from_the_end_of_the_session_and_not_from_the_intent() -> None:
+    """A session that hung for longer than that may still store what its server had received."""
+    world = World(limits=replace(QUICK, fence_s=0.2))
+    world.fill("bob", "INBOX", bodies(3))
+    remote = replace(job("bob"), destination=replace(job("bob").destination, host="mail.example.org"))
+    lost_at = looked_at = 0.0
+
+    async def hang(event: Event) -> None:
+        nonlocal lost_at, looked_at
+        if event.verb == "append" and not lost_at:
+            await anyio.sleep(0.4)  # longer than the fence
+            lost_at = anyio.current_time()
+            raise ConnectionLost("nothing moved")
+        if event.verb == "find":
+            looked_at = anyio.current_time()
+
+    world.new.hook = hang
+    assert (await import_user(remote, world.run())).imported == 3
+    assert looked_at - lost_at >= 0.2
+
+
 async def test_a_delivery_by_others_in_between_is_not_taken_for_ours() -> None:
     world = World()
     world.fill("bob", "INBOX", bodies(10))
@@ -224,6 +267,56 @@ async def test_a_mailbox_that_fails_does_not_stop_the_others() -> None:
     result = await world.import_("bob")
     assert (result.status, result.imported, dict(result.skipped)) == ("failed", 10, {"unfinished": 5})
     assert result.error is not None and result.error.startswith("Bad: ")
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+async def test_a_mailbox_that_fails_leaves_the_sessions_of_both_sides_in_step(side: str) -> None:
+    """A command that is cancelled under way takes its connection with it, and then each mailbox to come fails."""
+    world = World(limits=replace(QUICK, connections_per_user=1, attempts=1))
+    world.fill("bob", "Bad", bodies(400))
+    world.fill("bob", "Good", bodies(5, start=400))
+    handed_over, failed = anyio.Event(), anyio.Event()
+    cancelled: list[Event] = []
+    lists = 0
+
+    async def old(event: Event) -> None:
+        nonlocal lists
+        lists += event.verb == "messages"
+        if side == "source" and lists == 2:
+            await handed_over.wait()
+            raise MailboxError("cannot be read further")
+        if side == "destination" and lists == 4:
+            await failed.wait()
+            await under_way(event, turns=500)
+
+    async def new(event: Event) -> None:
+        if event.verb == "append":
+            handed_over.set()
+        if event.verb in ("append", "outcomes"):
+            await under_way(event)
+
+    async def under_way(event: Event, turns: int = 20) -> None:
+        try:
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            cancelled.append(event)
+            raise
+
+    def refuse(message: Message) -> AimportError | None:
+        number = int(whole(message.body).split()[1])
+        if side == "source" or number not in range(128, 400):
+            return None
+        failed.set()
+        return MailboxError("NOPERM", code="NOPERM")
+
+    world.old.hook, world.new.hook, world.new.fail = old, new, refuse
+    with anyio.fail_after(20):
+        result = await world.import_("bob")
+    assert not cancelled
+    assert (result.status, result.imported) == ("failed", (64 if side == "source" else 128) + 5)
+    assert result.balanced
+    assert len(holds(world.new, "bob")["Good"]) == 5
 
 
 async def test_two_mailboxes_with_one_name_fail_the_user_before_the_first_write() -> None:

@@ -562,6 +562,20 @@ async def test_reading_pauses_above_the_mark_and_goes_on_when_data_was_taken() -
         await connection.close()
 
 
+async def test_what_waits_behind_a_command_that_was_given_up_ends_too() -> None:
+    """It went round and round without a pause, so that nothing else in the process went on."""
+    async with scripted(then(LOGIN, "C: a NOOP\nC: b NOOP\n- eof")) as server:
+        connection = await connect(server.endpoint())
+        first, second = [await connection.start(b"NOOP") for _ in range(2)]
+        with anyio.move_on_after(0.01):
+            await first.result()
+        with pytest.raises(ConnectionLost, match="given up"):
+            await second.result()
+        with pytest.raises(ConnectionLost, match="given up"):
+            await first.responses()
+        await connection.close()
+
+
 async def test_a_large_literal_that_came_while_nobody_waited_is_moved_to_its_file() -> None:
     """Reading has stopped for it and no deadline counts then: whoever waits next has to find out by himself."""
     size = STREAM_OCTETS + 1

@@ -466,6 +466,40 @@ async def test_a_bad_costs_the_connection_and_only_the_message_at_fault(offered:
             assert appended(await append_batch(session, BOX, batch("six"))) == ["BAD"]
 
 
+@pytest.mark.parametrize(("offered", "size"), [("IMAP4rev1", 3), ("IMAP4rev1 LITERAL+", 9_000_000)])
+async def test_a_bad_before_the_literal_was_sent_rejects_its_message(offered: str, size: int) -> None:
+    """As a lost connection it would be tried again, with the same end, until the user fails."""
+
+    async def bad(peer: Peer) -> None:
+        tag = await peer.hear('a APPEND "box" ...')
+        peer.say(f"{tag} BAD what")
+        await peer.until_closed()
+
+    scripts = [then(login(offered), ROOT, each) for each in (bad, logout)]
+    async with scripted(*scripts) as server:
+        async with ImapDestination(server.endpoint()).open() as session:
+            assert appended(await append_batch(session, BOX, batch("x" * size))) == ["BAD"]
+            assert await append_batch(session, BOX, batch()) == []
+
+
+async def test_a_bad_to_the_last_message_of_a_mailbox_does_not_fail_the_next_mailbox() -> None:
+    refused = f'C: a APPEND "box" () {SAID_DATE} {{3+}}\nC| one\nS: a BAD what\n- eof'
+    create = 'C: c CREATE "box"\nS: c OK'
+    examine = 'C: e EXAMINE "box"\nS: * OK [UIDVALIDITY 7] x\nS: * OK [UIDNEXT 8] x\nS: e OK\nC: l CLOSE\nS: l OK'
+    parts = [refused, f"{create}\n{refused}", f"{examine}\n{refused}", f"{examine}"]
+    scripts = [then(login("IMAP4rev1 LITERAL+"), ROOT, part) for part in parts]
+    scripts[-1] = then(scripts[-1], logout)
+    wanted = [Wanted(run="r", number=1, created_us=1, index=0, fingerprint=fingerprint(b"one"))]
+    async with scripted(*scripts) as server:
+        async with ImapDestination(server.endpoint()).open() as session:
+            assert appended(await append_batch(session, BOX, batch("one"))) == ["BAD"]
+            await session.create_mailbox(BOX, subscribe=False)
+            assert appended(await append_batch(session, BOX, batch("one"))) == ["BAD"]
+            assert await session.position(BOX) == Position(uidvalidity=7, uidnext=8)
+            assert appended(await append_batch(session, BOX, batch("one"))) == ["BAD"]
+            assert await session.find(BOX, wanted, Position(uidvalidity=7, uidnext=5)) == ()
+
+
 async def test_after_a_bad_that_throws_the_server_out_of_step_nothing_is_acknowledged() -> None:
     one = f'APPEND "box" () {SAID_DATE} {{3+}}'
     script = f"C: a {one}\nC| one\nC: b {one}\nC| two\nS: a BAD what\nS: * BAD two\nS: two BAD what\n- eof"

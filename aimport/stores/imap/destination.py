@@ -130,7 +130,13 @@ class ImapDestinationSession(Session):
         await self._connection.close()
         self._connection = (await self._account.link()).connection
 
+    async def _in_step(self) -> None:
+        """After a BAD with nothing under way any more: a new connection."""
+        if self._connection.refused and not self.under_way:
+            await self.reconnect()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
+        await self._in_step()
         name = self._name(mailbox)
         if mailbox.path != (names.INBOX,):  # always there (RFC 9051 §6.3.4)
             tagged = (await self._connection.command(b"CREATE", octet_string(name))).tagged
@@ -163,8 +169,7 @@ class ImapDestinationSession(Session):
         return native_name(replace(mailbox, path=path, separator=self._separator), prefix)
 
     async def append(self, mailbox: Mailbox, batch: Batch) -> _Appending:
-        if self._connection.refused and not self.under_way:
-            await self.reconnect()
+        await self._in_step()
         if (rest_s := self._rest_until - anyio.current_time()) > 0:
             await anyio.sleep(rest_s)
         self._sent_octets += sum([each.size for each in batch.fingerprints])
@@ -239,6 +244,7 @@ class ImapDestinationSession(Session):
     @asynccontextmanager
     async def _looked_at(self, mailbox: Mailbox) -> AsyncGenerator[Reply]:
         """Opened read-only, and left again: Courier takes no APPEND while a mailbox is open so."""
+        await self._in_step()
         reply = await self._examine(mailbox, self._name(mailbox))
         try:
             yield reply
