@@ -103,6 +103,11 @@ class DestinationSession(Protocol):
     def separator(self) -> str: ...
 
     @property
+    def waits(self) -> bool:
+        """Each message costs a round trip (synchronising literals, RFC 7888): several sessions at one mailbox help."""
+        ...
+
+    @property
     def folds_case(self) -> bool:
         """Names that differ in case, or in the form of a letter with an accent, are one mailbox."""
         ...

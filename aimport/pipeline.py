@@ -11,23 +11,23 @@ says what is done.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, Protocol, TypeVar
-from weakref import WeakValueDictionary
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 import stamina
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from aimport import octets, reconcile
+from aimport import reconcile
+from aimport.account import Account, Run, Work
+from aimport.copying import COMMIT_GRACE_S, Copy
 from aimport.errors import (
     AccessRefused,
     AimportError,
@@ -36,180 +36,38 @@ from aimport.errors import (
     LoginRefused,
     MailboxError,
     MailboxNotFound,
-    MessageUnreadable,
     OverQuota,
     Retry,
     Scope,
-    ServerBug,
     Status,
     TooManyConnections,
-    Unavailable,
     UserError,
     widest,
 )
-from aimport.interfaces import Appending, Destination, DestinationSession, Source, SourceSession
-from aimport.journal import Journal, LaneLog, UserLog
-from aimport.limits import LOGINS_REFUSED, ByteBudget, HostLimits, Lease, Limits
+from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
+from aimport.journal import LaneLog
+from aimport.limits import LOGINS_REFUSED
 from aimport.model import (
-    STREAM_OCTETS,
-    Appended,
-    Batch,
-    Endpoint,
-    Fingerprint,
     Mailbox,
-    Message,
     MessageKey,
-    NotStored,
-    Outcome,
     Position,
-    Rejected,
-    Repaired,
-    Selection,
     Stored,
-    Unreadable,
     UserJob,
     Wanted,
 )
 from aimport.names import map_names
-from aimport.query.mailboxes import MailboxQuery
 from aimport.results import UserResult
-from aimport.tally import Counters
 
 logger = logging.getLogger(__name__)
 
 UNFINISHED: Final = "unfinished"
 VANISHED: Final = "vanished"
-COMMIT_GRACE_S: Final = 5.0
 MAX_RETRY_WAIT_S: Final = 60.0
-SERVER_BUGS_IN_A_ROW: Final = 10  # arbitrary: so many are no fault of the messages
-LOSSES_ALONE: Final = 3  # arbitrary: a connection may also be lost by chance, or by what was sent before
-TEXT_LIMIT: Final = 1000  # characters of a server's words kept with a repair
-
-
-class Stores(Protocol):
-    """Where endpoints become stores (`aimport.stores`, or a test's own)."""
-
-    def source(self, endpoint: Endpoint) -> Source: ...
-
-    def destination(self, endpoint: Endpoint) -> Destination: ...
-
-
-@dataclass(slots=True, kw_only=True)
-class Run:
-    """What all users of a run share."""
-
-    stores: Stores
-    journal: Journal
-    query: MailboxQuery
-    limits: Limits = field(default_factory=Limits)
-    subscribe: bool = False
-    repair: bool = False
-    """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
-    counters: Counters = field(default_factory=Counters)
-    stopping: bool = False
-    """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
-    gave_up: bool = False
-    """Set when `--max-errors` was reached: users remain that were not begun."""
-    budget: ByteBudget = field(init=False)
-    hosts: HostLimits = field(init=False)
-
-    _accounts: WeakValueDictionary[str, anyio.Lock] = field(init=False, default_factory=WeakValueDictionary)
-
-    def alone(self, identity: str) -> anyio.Lock:
-        """Held while an account is written: two lines of a list may share one under different parents."""
-        return self._accounts.setdefault(identity, anyio.Lock())
-
-    def __post_init__(self) -> None:
-        self.budget = ByteBudget(self.limits.max_memory)
-        self.hosts = HostLimits(self.limits.connections_per_host)
-
-
-@dataclass(slots=True)
-class Suspects:
-    """Messages of one mailbox that a connection was lost at, over all tries of the user.
-
-    Some servers answer a message they do not like with BYE (Gmail, a NUL) or die of it. A server takes what it
-    is sent in order, so the culprit is in the oldest batch of which something is missing afterwards.
-    """
-
-    losses: dict[MessageKey, int] = field(default_factory=dict)
-    """How often each was the whole of that batch. It stands alone from the first loss on."""
-    error: ConnectionLost | None = None
-    """How the last connection was lost."""
-    unsettled: bool = False
-    """What was under way then is not settled yet."""
-    rejected_in_a_row: int = 0
-
-    @contextmanager
-    def watch(self) -> Generator[None]:
-        """Notes how the connection was lost, unless the server only asks to come back later."""
-        try:
-            yield
-        except ConnectionLost as error:
-            if not isinstance(error, Unavailable):
-                self.error, self.unsettled = error, True
-            raise
-
-    def accuse(self, keys: Sequence[MessageKey], missing: Sequence[MessageKey]) -> None:
-        """`missing` of the batch `keys` were not stored; a server that says why need not be asked thrice."""
-        assert self.error is not None
-        self.unsettled = False
-        for key in missing:
-            known = self.losses.setdefault(key, 0)
-            if len(keys) == 1:
-                self.losses[key] = known + (LOSSES_ALONE if self.error.cause else 1)
-
-
-@dataclass(slots=True)
-class Work:
-    """One source mailbox on its way: what was selected, where it goes, how it ended."""
-
-    selection: Selection
-    target: Mailbox
-    lane: LaneLog | None
-    refused: set[str] = field(default_factory=set)
-    """Keys rejected since the user began: a retry passes them over, a resume tries them again."""
-    suspects: Suspects = field(default_factory=Suspects)
-    complete: bool = False
-
-    @property
-    def source(self) -> Mailbox:
-        return self.selection.mailbox
-
-    def __contains__(self, key: object) -> bool:
-        """Whether `key` has come to its end."""
-        return key in self.refused or (self.lane is not None and key in self.lane.committed)
-
-    def open_keys(self) -> int:
-        """Selected messages that have not come to their end."""
-        if not self.refused and (self.lane is None or not self.lane.committed):
-            return len(self.selection.keys)
-        return sum(1 for key in self.selection.keys if key not in self)
-
-
-class Account:
-    """One user on its way through its tries: what is known, what failed."""
-
-    def __init__(self, job: UserJob, log: UserLog, run: Run) -> None:
-        self.job = job
-        self.log = log
-        self.run = run
-        self.works: dict[tuple[str, str], Work] = {}
-        self.failures: list[tuple[str, AimportError]] = []
-        """Mailbox failures of the current try, with the mailbox name."""
-        self.try_began = 0.0
-        """Time of the loop. All sessions of earlier tries, and of earlier processes, had ended before."""
-        self.cut_short = False
-        """The run was stopped before all its mailboxes were looked at: there may be more than is known."""
-        self.announced = False
-
-    def mailbox_failed(self, mailbox: str, error: AimportError) -> None:
-        self.failures.append((mailbox, error))
-        logger.warning("mailbox failed user=%s mailbox=%s error=%s", self.job.user, mailbox, error)
-
-    def progress(self) -> int:
-        """Grows with every message that comes to its end."""
-        return sum(len(lane.committed) + len(lane.rejected) for lane in self.log.lanes.values())
+CONNECTIONS_TO_WAIT: Final = 4
+"""Of one user at a host of which nothing is known (Courier's own limit), where each message costs a round trip."""
+MAX_OUTLETS: Final = 8  # arbitrary
+MESSAGES_AN_OUTLET: Final = 32
+"""A login is worth so many round trips."""
 
 
 async def import_user(job: UserJob, run: Run) -> UserResult:
@@ -324,8 +182,10 @@ class _Store(Protocol[S_co]):
 
 
 @asynccontextmanager
-async def _opened(store: _Store[S], run: Run) -> AsyncGenerator[S]:
+async def _opened(store: _Store[S], run: Run, *, first: bool = True) -> AsyncGenerator[S]:
     """A session; what its host refused or allowed is learnt for all users.
+
+    That a user's second connection is refused may be a limit of that user: it lowers nothing.
 
     Raises:
         LoginRefused: also unasked, when a host has refused many users one after the other.
@@ -343,7 +203,8 @@ async def _opened(store: _Store[S], run: Run) -> AsyncGenerator[S]:
             hosts.refused_login(host)
             raise
         except TooManyConnections:
-            logger.warning("connections lowered host=%s connections=%d", host, hosts.refused_connection(host))
+            if first:
+                logger.warning("connections lowered host=%s connections=%d", host, hosts.refused_connection(host))
             raise
         hosts.logged_in(host)
         if host and session.limits.per_address:
@@ -411,7 +272,7 @@ async def _run_lanes(
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_feed_mailboxes, works, send)
-            tasks.start_soon(_run_lane, account, receive.clone(), destination.wire, reader, writer)
+            tasks.start_soon(_run_lane, account, receive.clone(), destination, reader, writer)
             allowed = [each.limits.per_user for each in (reader, writer) if each.limits.per_user]
             for _ in range(min(run.limits.connections_per_user, busy, *allowed) - 1):
                 held = run.hosts.try_hold((source.host, destination.host))
@@ -447,12 +308,12 @@ async def _run_extra_lane(
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(receive)
             try:
-                reader = await stack.enter_async_context(_opened(source, run))
-                writer = await stack.enter_async_context(_opened(destination, run))
-            except TooManyConnections as error:
+                reader = await stack.enter_async_context(_opened(source, run, first=False))
+                writer = await stack.enter_async_context(_opened(destination, run, first=False))
+            except ConnectionLost as error:  # couriertcpd closes one connection too many without a word
                 logger.info("lane given up user=%s error=%s", account.job.user, error)
                 return
-            await _run_lane(account, receive, destination.wire, reader, writer)
+            await _run_lane(account, receive, destination, reader, writer)
     finally:
         run.hosts.release(held)
 
@@ -460,7 +321,7 @@ async def _run_extra_lane(
 async def _run_lane(
     account: Account,
     receive: MemoryObjectReceiveStream[Work],
-    wire: bool,
+    destination: Destination,
     reader: SourceSession,
     writer: DestinationSession,
 ) -> None:
@@ -470,13 +331,13 @@ async def _run_lane(
             if account.run.stopping:
                 return
             try:
-                await _copy_mailbox(account, work, wire, reader, writer)
+                await _copy_mailbox(account, work, destination, reader, writer)
             except MailboxError as error:
                 account.mailbox_failed(work.source.name, error)
 
 
 async def _copy_mailbox(
-    account: Account, work: Work, wire: bool, reader: SourceSession, writer: DestinationSession
+    account: Account, work: Work, destination: Destination, reader: SourceSession, writer: DestinationSession
 ) -> None:
     """Copies what the journal does not call done; creates the mailbox when the first message is due."""
     run = account.run
@@ -491,9 +352,30 @@ async def _copy_mailbox(
         if position is None:
             raise MailboxNotFound(f"mailbox {work.target.name!r} is missing right after it was created")
         work.lane = await account.log.lane(work.source.name, work.target.name, position)
-    copy = Copy(account=account, work=work, lane=work.lane, wire=wire)
-    await copy.run(reader, writer)
+    copy = Copy(account=account, work=work, lane=work.lane, wire=destination.wire)
+    async with AsyncExitStack() as stack:
+        await copy.run(reader, [writer, *await _more_writers(account, work, destination, writer, stack)])
     work.complete = copy.read_to_end
+
+
+async def _more_writers(
+    account: Account, work: Work, destination: Destination, writer: DestinationSession, stack: AsyncExitStack
+) -> list[DestinationSession]:
+    """Further sessions for one mailbox where each message costs a round trip, as far as the limits allow now."""
+    run = account.run
+    writers: list[DestinationSession] = []
+    if not writer.waits:
+        return writers
+    share = (writer.limits.per_user or CONNECTIONS_TO_WAIT) // run.limits.connections_per_user
+    wanted = min(share, MAX_OUTLETS, work.open_keys() // MESSAGES_AN_OUTLET) - 1
+    while len(writers) < wanted and (held := run.hosts.try_hold((destination.host,))) is not None:
+        stack.callback(run.hosts.release, held)
+        try:
+            writers.append(await stack.enter_async_context(_opened(destination, run, first=False)))
+        except ConnectionLost as error:
+            logger.info("connection given up user=%s error=%s", account.job.user, error)
+            break
+    return writers
 
 
 async def _settle(account: Account, work: Work, lane: LaneLog, writer: DestinationSession) -> None:
@@ -549,490 +431,6 @@ async def _settle(account: Account, work: Work, lane: LaneLog, writer: Destinati
         len(wanted),
         sum(map(len, found.values())),
     )
-
-
-class Prepared(NamedTuple):
-    """A message as it will be sent, the fingerprint of its wire form, what it took of the byte budget."""
-
-    message: Message
-    fingerprint: Fingerprint
-    held: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """A batch on its way: its messages, its intent, and who knows what became of it."""
-
-    part: Sequence[Prepared]
-    batch: Batch
-    appending: Appending
-
-
-@dataclass(slots=True)
-class Left:
-    """What of a batch has not come to its end."""
-
-    again: list[Prepared] = field(default_factory=list)
-    """Refused in company."""
-    mend: list[tuple[Prepared, Rejected]] = field(default_factory=list)
-    """To be repaired."""
-    failed: list[Prepared] = field(default_factory=list)
-    """The server failed within itself."""
-    bug: ServerBug | None = None
-    errors: list[AimportError] = field(default_factory=list)
-    """Wider failures that stopped the rest."""
-
-    def __bool__(self) -> bool:
-        return bool(self.again or self.mend or self.failed or self.errors)
-
-
-class Copy:
-    """One mailbox between its reader, its writer and the answers.
-
-    read_mailbox ─▶ lists ─▶ write_mailbox ─▶ batches under way ─▶ settle_mailbox ─▶ journal
-    """
-
-    def __init__(self, *, account: Account, work: Work, lane: LaneLog, wire: bool) -> None:
-        self.account = account
-        self.work = work
-        self.lane = lane
-        self.wire = wire
-        self.lease: Lease = account.run.budget.lease()
-        self.read_to_end = False
-        self._failure: AimportError | None = None
-        """What ends this mailbox in good order."""
-        self._ended = False
-        """Nothing more is handed over; what is under way has its answers read."""
-        self._passing_on = anyio.CancelScope()
-        """Around the waits of the reader that nobody may end once the writer takes no more."""
-        self._failed_in_a_row = 0
-        """Messages rejected one after the other because the server fails."""
-        ahead = account.run.limits.batches_ahead
-        self._room = anyio.Semaphore(ahead)
-        self._large = anyio.Semaphore(1)
-        """Taken by a message that is not in memory until it has its outcome: it holds a file, maybe a temporary one."""
-        self._turn = anyio.Lock()
-        """Held while a batch is handed over, so that whoever holds it can let what is under way run out."""
-        self._send, self._receive = anyio.create_memory_object_stream[Sent](ahead)
-
-    async def run(self, reader: SourceSession, writer: DestinationSession) -> None:
-        """Copies what is not done.
-
-        Raises:
-            AimportError: the widest failure; batches without an answer stay open in the journal.
-        """
-        send, receive = anyio.create_memory_object_stream[list[Message]](self.account.run.limits.queue_lists)
-        failures: list[BaseException] = []
-        self.work.suspects.unsettled = False  # nothing is in doubt yet
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self.read_mailbox, reader, send)
-                tasks.start_soon(self.write_mailbox, writer, receive)
-                tasks.start_soon(self.settle_mailbox, writer)
-        except* AimportError as group:
-            failures += group.exceptions
-        finally:
-            self.lease.close()
-        if self._failure is not None:
-            failures.append(self._failure)
-        if failures:
-            raise widest(failures)
-
-    def _end(self, error: AimportError) -> None:
-        """Ends this mailbox in good order, so that the lane can go on to the next one.
-
-        Tasks that are cancelled in the middle of a command take their connection with them, and the try of the whole
-        user with it.
-        """
-        self._failure = self._failure or error
-        self._ended = True
-        self._passing_on.cancel()
-
-    async def read_mailbox(self, reader: SourceSession, send: MemoryObjectSendStream[list[Message]]) -> None:
-        """Reads what is not done and sends it on in lists; message failures of the source end here.
-
-        After a wider failure what was read so far is still written.
-        """
-        async with send:
-            try:
-                async with aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
-                    async for items in lists:
-                        if not await self._pass_on(items, send) or self.account.run.stopping:
-                            return
-            except AimportError as error:
-                self._failure = self._failure or error
-            else:
-                self.read_to_end = True
-
-    async def _pass_on(
-        self, items: Sequence[Message | Unreadable], send: MemoryObjectSendStream[list[Message]]
-    ) -> bool:
-        """False: nobody takes messages any more."""
-        messages = [item for item in items if isinstance(item, Message)]
-        if len(messages) < len(items):
-            await self._unreadable([item for item in items if isinstance(item, Unreadable)])
-        if self._ended:
-            return False
-        self._passing_on = anyio.CancelScope()
-        with self._passing_on, contextlib.suppress(anyio.BrokenResourceError):  # the writer ended; its error tells why
-            for part in _large_apart(messages):
-                if not isinstance(part[0].body, bytes):
-                    await self._large.acquire()
-                await self.lease.take(_octets_of(part))
-                await send.send(part)
-            return True
-        return False
-
-    async def _unreadable(self, items: Sequence[Unreadable]) -> None:
-        self.work.refused.update(item.key for item in items)
-        await self.lane.reject([Rejected(key=item.key, code=item.code, text=item.text) for item in items])
-        self.account.run.counters.settled(self.account.job.user, len(items), 0)
-
-    async def write_mailbox(
-        self, writer: DestinationSession, receive: MemoryObjectReceiveStream[list[Message]]
-    ) -> None:
-        """Takes what the queue holds up to the batch limits, without waiting for more, and hands it over."""
-        limits = self.account.run.limits
-        async with receive, self._send:
-            try:
-                async for messages in receive:
-                    for batch in cut(_drain(receive, messages, limits), limits):
-                        if not await self._write(writer, batch):
-                            return
-            except MailboxError as error:
-                self._end(error)
-
-    async def _write(self, writer: DestinationSession, batch: Sequence[Message]) -> bool:
-        """False: nothing more is to be handed over."""
-        try:
-            part = await prepare(batch, wire=self.wire)
-        except MessageUnreadable as error:
-            [message] = batch
-            await self._unreadable([Unreadable(key=message.key, code=error.code, text=str(error))])
-            self._done_with(message, _octets_of(batch))
-            return True
-        with self.work.suspects.watch():
-            return await self._write_apart(writer, part)
-
-    async def _write_apart(self, writer: DestinationSession, part: Sequence[Prepared]) -> bool:
-        """Hands over what may go; each suspect stands alone, and one that cost the connection too often goes not."""
-        losses = self.work.suspects.losses
-        for suspect, group in itertools.groupby(part, key=lambda each: each.message.key in losses):
-            together = list(group)
-            for some in [[each] for each in together] if suspect else [together]:
-                if suspect and losses[some[0].message.key] >= LOSSES_ALONE:
-                    await self._condemn(writer, some[0])
-                elif not await self._write_together(writer, some):
-                    return False
-        return True
-
-    async def _write_together(self, writer: DestinationSession, part: Sequence[Prepared]) -> bool:
-        await self._room.acquire()
-        async with self._turn:
-            # Who reads the answers may have ended; his own error tells why, and what was handed over is in doubt.
-            if self._ended or not self._send.statistics().open_receive_streams:
-                return False
-            sent = await self._hand_over(writer, part)
-            try:
-                self._send.send_nowait(sent)
-            except anyio.BrokenResourceError:
-                return False
-        return True
-
-    async def settle_mailbox(self, writer: DestinationSession) -> None:
-        """Waits for answers in order and commits them; what was refused in company goes again, in halves."""
-        async with self._receive:
-            async for sent in self._receive:
-                with self.work.suspects.watch():
-                    try:
-                        left = await self._next(sent)
-                        if left and not self._ended:
-                            async with self._turn:
-                                await self._sort_out(writer, left)
-                    except MailboxError as error:
-                        self._end(error)
-
-    async def _next(self, sent: Sent) -> Left:
-        try:
-            return await self._settle(sent)
-        finally:
-            self._room.release()
-
-    async def _sort_out(self, writer: DestinationSession, left: Left) -> None:
-        """Lets what is under way run out, so that every answer counts; then looks for the culprits.
-
-        Raises:
-            AimportError: a failure wider than a message.
-        """
-        lefts = [left]
-        errors = [*left.errors]
-        while True:
-            try:
-                sent = self._receive.receive_nowait()
-            except (anyio.WouldBlock, anyio.EndOfStream):
-                break
-            try:
-                lefts.append(await self._next(sent))
-            except ConnectionLost as error:
-                errors.append(error)  # what was said before counts more: it may say for how long to stay away
-                break
-            errors += lefts[-1].errors
-        if errors:
-            raise widest(errors)
-        # With each part how often the server has failed at it.
-        parts = [(half, 0) for left in reversed(lefts) for half in reversed(halves(left.again))]
-        parts += [(left.failed, 1) for left in reversed(lefts) if left.failed]
-        mend = [each for left in lefts for each in left.mend]
-        while parts:
-            part, failures = parts.pop()
-            wait_s = self.account.run.limits.retry_wait_s * min(failures, ServerBug.tries)
-            await anyio.sleep(wait_s * random.uniform(0.5, 1.0))
-            left = await self._settle(await self._hand_over(writer, part))
-            if left.errors:
-                raise widest(left.errors)
-            assert not left.again or len(part) > 1, "a message alone is stored or rejected, never refused in company"
-            parts += [(half, failures) for half in reversed(halves(left.again))]
-            mend += left.mend
-            if len(left.failed) == 1 and failures + 1 >= ServerBug.tries:
-                await self._give_up(left.failed[0], left.bug)
-            else:
-                parts += [(half, failures + 1) for half in reversed(halves(left.failed))]
-        for prepared, refusal in mend:
-            await self._mend(writer, prepared, refusal)
-
-    async def _give_up(self, prepared: Prepared, bug: ServerBug | None) -> None:
-        """Rejects a message that the server fails at again and again; not all messages, one after the other.
-
-        Raises:
-            ServerBug: it fails at each.
-        """
-        assert bug is not None
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row > SERVER_BUGS_IN_A_ROW:
-            raise bug
-        rejection = Rejected(key=prepared.message.key, code=bug.code, text=bug.text)
-        await self.lane.reject([rejection])
-        self._tell([(prepared, rejection)])
-        self._done_with(prepared.message, prepared.held)
-
-    async def _condemn(self, writer: DestinationSession, prepared: Prepared) -> None:
-        """Rejects a message that costs the connection each time it is sent; not all messages, one after the other.
-
-        Raises:
-            ConnectionLost: any message costs it.
-        """
-        suspects, key = self.work.suspects, prepared.message.key
-        error = suspects.error
-        assert error is not None
-        suspects.rejected_in_a_row += 1
-        if suspects.rejected_in_a_row > SERVER_BUGS_IN_A_ROW:
-            raise error
-        text = f"sent alone it costs the connection: {error.text}"
-        rejection = Rejected(key=key, code=error.code, text=text, cause=error.cause)
-        # One repair: it may cost the connection as well.
-        mendable = self.account.run.repair and error.cause and isinstance(prepared.message.body, bytes)
-        if mendable and suspects.losses[key] < 2 * LOSSES_ALONE:
-            for _ in range(self.account.run.limits.batches_ahead):  # all that is under way has its answer
-                await self._room.acquire()
-            async with self._turn:
-                await self._mend(writer, prepared, rejection)
-            for _ in range(self.account.run.limits.batches_ahead):
-                self._room.release()
-            return
-        await self.lane.reject([rejection])
-        self._tell([(prepared, rejection)])
-        self._done_with(prepared.message, prepared.held)
-
-    async def _mend(self, writer: DestinationSession, prepared: Prepared, refusal: Rejected) -> None:
-        """Sends changed versions of a refused message until one is taken; then, or when none is, it has its end.
-
-        Raises:
-            AimportError: a failure wider than a message.
-        """
-        message, original, held = prepared
-        assert isinstance(message.body, bytes)
-        wire = octets.wire_form(message.body)
-        outcome: Appended | Rejected = refusal
-        from aimport.repair import ladder  # a thousand lines that most runs do not need
-
-        reason = f"[{refusal.code}] {refusal.text}" if refusal.code else refusal.text
-        rungs = ladder(wire, refusal.cause)
-        while (repair := await anyio.to_thread.run_sync(next, rungs, None)) is not None:
-            await self.lane.escrow(original, wire)
-            changed = Message(
-                key=message.key, flags=message.flags, internal_date=message.internal_date, body=repair.body, wire=True
-            )
-            repaired = Repaired(steps=repair.steps, original=original, reason=reason[:TEXT_LIMIT])
-            sent = await self._hand_over(writer, [Prepared(changed, octets.fingerprint(repair.body), held)], repaired)
-            [answer] = await sent.appending.outcomes()
-            if isinstance(answer, Appended):
-                outcome = replace(answer, repaired=repaired)
-                await self._record(sent, [outcome])
-                break
-            await self._record(sent, [NotStored(key=message.key)])
-            if isinstance(answer, NotStored):
-                assert answer.error is not None, "a message alone is never refused in company"
-                raise answer.error
-        else:
-            await self.lane.reject([refusal])
-        self._tell([(prepared, outcome)])
-        self._done_with(message, held)
-
-    async def _hand_over(
-        self, writer: DestinationSession, part: Sequence[Prepared], repaired: Repaired | None = None
-    ) -> Sent:
-        """Intent, then the octets."""
-        batch = await self.lane.intent(
-            [each.message for each in part], [each.fingerprint for each in part], repaired=repaired
-        )
-        return Sent(part=part, batch=batch, appending=await writer.append(self.work.target, batch))
-
-    async def _settle(self, sent: Sent) -> Left:
-        """Records the answer to one batch; returns what has no end yet."""
-        outcomes = await sent.appending.outcomes()
-        left = Left()
-        ended: list[tuple[Prepared, Appended | Rejected]] = []
-        recorded: list[Outcome] = []
-        for prepared, outcome in zip(sent.part, outcomes, strict=True):
-            if isinstance(outcome, Rejected) and self.account.run.repair and isinstance(prepared.message.body, bytes):
-                left.mend.append((prepared, outcome))
-                outcome = NotStored(key=outcome.key)
-            elif not isinstance(outcome, NotStored):
-                ended.append((prepared, outcome))
-            elif isinstance(outcome.error, ServerBug):
-                left.failed.append(prepared)
-                left.bug = outcome.error
-            elif outcome.error is not None:
-                left.errors.append(outcome.error)
-            else:
-                left.again.append(prepared)
-            recorded.append(outcome)
-        await self._record(sent, recorded)
-        if ended:
-            self._failed_in_a_row = self.work.suspects.rejected_in_a_row = 0
-        self._tell(ended)
-        for prepared, _ in ended:
-            self._done_with(prepared.message, prepared.held)
-        return left
-
-    async def _record(self, sent: Sent, outcomes: Sequence[Outcome]) -> None:
-        with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
-            await self.lane.commit(sent.batch, outcomes)
-
-    def _done_with(self, message: Message, held: int) -> None:
-        """Gives back what a message held that came to its end."""
-        self.lease.give(held)
-        if not isinstance(message.body, bytes):
-            message.body.close()
-            self._large.release()
-
-    def _tell(self, ended: Sequence[tuple[Prepared, Appended | Rejected]]) -> None:
-        user, mailbox = self.account.job.user, self.work.source.name
-        octets_done = 0
-        for (_, fingerprint, _), outcome in ended:
-            if isinstance(outcome, Rejected):
-                self.work.refused.add(outcome.key)
-                logger.warning(
-                    "message rejected user=%s mailbox=%s key=%s code=%s text=%s",
-                    user, mailbox, outcome.key, outcome.code, outcome.text,
-                )  # fmt: skip
-            else:
-                octets_done += fingerprint.size
-                if outcome.repaired is not None:
-                    logger.warning(
-                        "message repaired user=%s mailbox=%s key=%s steps=%s reason=%s",
-                        user, mailbox, outcome.key, ",".join(outcome.repaired.steps), outcome.repaired.reason,
-                    )  # fmt: skip
-                if outcome.dropped:
-                    logger.warning(
-                        "flags dropped user=%s mailbox=%s key=%s flags=%s",
-                        user, mailbox, outcome.key, ",".join(outcome.dropped),
-                    )  # fmt: skip
-        self.account.run.counters.settled(user, len(ended), octets_done)
-
-
-def _octets_of(messages: Sequence[Message]) -> int:
-    """What they take of the byte budget: a large body, which stands alone, is never in memory as a whole."""
-    octets_ = sum([len(message.body) for message in messages])
-    return min(octets_, STREAM_OCTETS) if len(messages) == 1 else octets_
-
-
-def _large_apart(messages: list[Message]) -> Iterator[list[Message]]:
-    """`messages` in order, each that is not in memory in a list of its own."""
-    if all(isinstance(message.body, bytes) for message in messages):
-        if messages:
-            yield messages
-        return
-    for large, group in itertools.groupby(messages, key=lambda message: not isinstance(message.body, bytes)):
-        if large:
-            yield from ([message] for message in group)
-        else:
-            yield list(group)
-
-
-def _drain(receive: MemoryObjectReceiveStream[list[Message]], messages: list[Message], limits: Limits) -> list[Message]:
-    """`messages` and what else waits in the queue, until a batch is full."""
-    size = _octets_of(messages)
-    while len(messages) < limits.batch_messages and size < limits.batch_octets:
-        try:
-            more = receive.receive_nowait()
-        except (anyio.WouldBlock, anyio.EndOfStream):
-            break
-        messages = messages + more
-        size += _octets_of(more)
-    return messages
-
-
-def cut(messages: Sequence[Message], limits: Limits) -> list[list[Message]]:
-    """`messages` in order, in batches within the limits; one bigger than the octet limit stands alone."""
-    batches: list[list[Message]] = []
-    size = 0
-    for message in messages:
-        if (
-            not batches
-            or len(batches[-1]) >= limits.batch_messages
-            or (batches[-1] and size + len(message.body) > limits.batch_octets)
-        ):
-            batches.append([])
-            size = 0
-        batches[-1].append(message)
-        size += len(message.body)
-    return batches
-
-
-def halves(part: list[Prepared]) -> list[list[Prepared]]:
-    """Both halves of what was refused in company, in order; one message stands alone already."""
-    middle = len(part) // 2
-    return [half for half in (part[:middle], part[middle:]) if half]
-
-
-async def prepare(messages: Sequence[Message], *, wire: bool) -> list[Prepared]:
-    """Fingerprints of the wire form, and the body in that form where the destination sends it so, else as it is kept.
-
-    On the loop: a batch takes 1 to 2 ms, and a thread that hashes waits for the interpreter lock at
-    each message (a seventh of the time of a whole import, measured).
-
-    Raises:
-        MessageUnreadable: a large body, which always stands alone, cannot be read.
-    """
-    prepared: list[Prepared] = []
-    for message in messages:
-        body = message.body
-        if not isinstance(body, bytes):
-            measured = await anyio.to_thread.run_sync(octets.measure, octets.pieces_of(body))
-            prepared.append(Prepared(message, measured, _octets_of([message])))
-            continue
-        if wire or not message.wire:
-            sent = octets.wire_form(body)
-            kept = sent if wire else body
-        else:
-            sent, kept = octets.both_forms(body)
-        if kept is not body:
-            message = Message(  # dataclasses.replace takes 15 us, this 2
-                key=message.key, flags=message.flags, internal_date=message.internal_date, body=kept, wire=wire
-            )
-        prepared.append(Prepared(message, octets.fingerprint(sent), len(body)))
-    return prepared
 
 
 def _host(job: UserJob) -> str:

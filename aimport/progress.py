@@ -14,7 +14,7 @@ from aimport.report import printable
 from aimport.tally import Counters
 
 if TYPE_CHECKING:
-    from aimport.pipeline import Run
+    from aimport.account import Run
     from aimport.runners.local import Progress
 
 PLAIN_EVERY_S: Final = 10.0

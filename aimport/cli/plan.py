@@ -41,8 +41,8 @@ def command(
     **selection: Any,
 ) -> int:
     """Show what `import` with the same arguments would do: mailboxes, messages, octets, names. Touches nothing."""
+    from aimport.account import Run
     from aimport.journal import Journal
-    from aimport.pipeline import Run
     from aimport.plan import jobs, make_plan
     from aimport.runners import local
     from aimport.stores import Stores

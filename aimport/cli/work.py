@@ -22,7 +22,7 @@ from aimport.results import RunReport, UserResult, exit_code
 from aimport.stores import Stores
 
 if TYPE_CHECKING:
-    from aimport.pipeline import Run
+    from aimport.account import Run
     from aimport.runners.local import Ending
 
 DONE = frozenset({"done"})
@@ -102,7 +102,7 @@ def run_import(call: Call) -> int:
 
 def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) -> int:
     """Runs the users that are not done, closes the journal, prints the report; returns the exit code."""
-    from aimport.pipeline import Run
+    from aimport.account import Run
     from aimport.runners import local
 
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()

@@ -18,9 +18,10 @@ import anyio
 from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from aimport.account import Run
 from aimport.errors import AimportError, widest
 from aimport.model import UserJob
-from aimport.pipeline import PlannedUser, Run, import_user, plan_user
+from aimport.pipeline import PlannedUser, import_user, plan_user
 
 logger = logging.getLogger(__name__)
 

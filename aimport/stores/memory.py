@@ -111,6 +111,9 @@ class MemoryStore:
     wire: bool = False
     """Destinations want bodies in wire form, as IMAP does."""
     next_uidvalidity: int = 1
+    waits: bool = False
+    """Each message costs a round trip."""
+    limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     max_batch: int = 0
     """A longer batch is refused whole; 0: no limit."""
     atomic: bool = True
@@ -261,12 +264,19 @@ class MemoryDestination:
 class MemoryDestinationSession:
     """Writes one account."""
 
-    limits = ConnectionLimits()
     folds_case = False
 
     def __init__(self, store: MemoryStore, account: str) -> None:
         self._store = store
         self._account = account
+
+    @property
+    def limits(self) -> ConnectionLimits:
+        return self._store.limits
+
+    @property
+    def waits(self) -> bool:
+        return self._store.waits
 
     @property
     def separator(self) -> str:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from aimport import octets
+from aimport.account import Run
 from aimport.interfaces import Destination, Source
 from aimport.journal import Journal
 from aimport.limits import Limits
 from aimport.model import Endpoint, UserJob
-from aimport.pipeline import Run, import_user
+from aimport.pipeline import import_user
 from aimport.query.mailboxes import parse_query
 from aimport.results import UserResult
 from aimport.stores.memory import MemoryDestination, MemorySource, MemoryStore

@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from aimport.copying import SERVER_BUGS_IN_A_ROW, cut
 from aimport.errors import (
     AimportError,
     ConnectionLost,
@@ -21,9 +22,9 @@ from aimport.errors import (
     Unavailable,
 )
 from aimport.limits import LOGINS_REFUSED, Limits
-from aimport.model import Message
+from aimport.model import ConnectionLimits, Message
 from aimport.octets import whole
-from aimport.pipeline import SERVER_BUGS_IN_A_ROW, cut, import_user
+from aimport.pipeline import import_user
 from aimport.stores.memory import Event, Failure
 from tests.pipeline.harness import QUICK, START, World, bodies, holds, job, multiset
 
@@ -113,7 +114,7 @@ async def test_any_sequence_of_cuts_ends_like_an_uncut_run() -> None:
         for mailbox in ("INBOX", "A", "B/C"):
             world.fill("bob", mailbox, [chance.choice(bodies(9)) for _ in range(chance.randrange(60))])
         world.new.failures = [
-            Failure(nth=nth, error=ConnectionLost(f"cut {nth}"), stored=chance.randrange(8))
+            Failure(nth=nth, error=Unavailable(f"cut {nth}"), stored=chance.randrange(8))
             for nth in range(1, 200)
             if chance.random() < 0.3
         ]
@@ -553,8 +554,7 @@ async def test_a_lane_that_gets_no_connection_leaves_its_work_to_the_others() ->
     run = world.run()
     result = await world.import_("bob", run=run)
     assert (result.status, result.imported) == ("done", 30)
-    assert run.hosts.try_hold(["mail:143"] * 4) is not None  # the first passes alone, whatever the limit
-    assert run.hosts.try_hold(["mail:143"]) is None
+    assert run.hosts.try_hold(["mail:143"] * 4) is not None  # a limit of this user says nothing of others
 
 
 async def test_a_host_that_refuses_everybody_is_left_alone() -> None:
@@ -590,3 +590,26 @@ async def test_the_byte_budget_does_not_shrink_with_line_ends(wire: bool) -> Non
     with anyio.fail_after(60):
         assert (await world.import_("bob", run=run)).imported == 500
     assert run.budget.free == 10_000
+
+
+@pytest.mark.parametrize(("per_user", "per_host", "messages", "used"), [
+    (6, 50, 400, 3),  # of two lanes each may have half
+    (0, 50, 400, 2),  # nothing is known: four
+    (15, 50, 400, 7),
+    (15, 50, 70, 2),  # a connection is worth 32 messages
+    (15, 4, 400, 4),  # what the host allows
+    (1, 50, 400, 1),
+])  # fmt: skip
+async def test_where_each_message_waits_several_connections_share_a_mailbox(
+    per_user: int, per_host: int, messages: int, used: int
+) -> None:
+    world = World(limits=replace(QUICK, connections_per_host=per_host))
+    world.new.waits, world.new.host = True, "mail:143"
+    world.new.limits = ConnectionLimits(per_user=per_user)
+    world.fill("bob", "INBOX", bodies(messages))
+    run = world.run()
+    result = await world.import_("bob", run=run)
+    assert (result.status, result.imported) == ("done", messages)
+    assert multiset(world.new, "bob") == multiset(world.old, "bob")
+    assert sum(event.verb == "open_destination" for event in world.new.events) == used
+    assert run.hosts.try_hold(["mail:143"] * per_host) is not None  # all were given back

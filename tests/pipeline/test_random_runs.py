@@ -224,6 +224,7 @@ class Seed(World):
         refused = set(chance.sample(few, chance.choice([0, 0, 1, len(few) // 3])))
         self.new.refuse = lambda message: ("", "no") if wire_form(whole(message.body)) in refused else None
         self.new.atomic = chance.random() < 0.6
+        self.new.waits = chance.random() < 0.3
         self.due = Counter({each: count for each, count in multiset(self.old, "bob").items() if each[1] not in refused})
         self.rejects = multiset(self.old, "bob").total() - self.due.total()
         self.new.fail = lambda _: ServerBug("internal error") if self.faults.now(0.02) else None

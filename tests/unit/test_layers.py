@@ -22,6 +22,8 @@ ONLY_IN = {
 FORBIDDEN = {
     "stores": {"pipeline", "journal", "runners", "cli", "plan", "config"},
     "imap": {"stores", "pipeline", "journal", "runners", "cli", "plan", "config"},
+    "account": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
+    "copying": {"pipeline", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "pipeline": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "runners": {"cli", "stores", "imap", "plan", "config"},
     "journal": {"pipeline", "stores", "imap", "runners", "cli"},

@@ -20,12 +20,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from aimport.account import Run
 from aimport.imap.connection import Deadlines
 from aimport.interfaces import Destination, Source
 from aimport.journal import Journal
 from aimport.limits import Limits
 from aimport.model import Endpoint, Security, UserJob
-from aimport.pipeline import Run, import_user
+from aimport.pipeline import import_user
 from aimport.query.mailboxes import parse_query
 from aimport.results import UserResult
 from aimport.stores import Stores

@@ -56,10 +56,10 @@ async def test_a_message_that_costs_the_connection_is_rejected_and_its_neighbour
     wires.fill(sent)
     async with gmail(bye_on_nul).running() as server:
         result = await wires.import_(destination=server.endpoint())
-    assert server.bodies() == [body for body in sent if body is not NUL]
+    assert sorted(server.bodies()) == sorted(body for body in sent if body is not NUL)
     assert result.status == "rejects", result.error
     assert (result.imported, sum(result.rejected.values())) == (70 - len(places), len(places))
-    assert server.connections <= 1 + 3 * len(places)
+    assert server.connections <= 2 * (1 + 3 * len(places))  # two share the mailbox
 
 
 async def test_what_the_server_says_of_such_a_message_is_told_and_repaired_when_asked_for() -> None:

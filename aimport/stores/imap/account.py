@@ -128,7 +128,8 @@ class Session:
         self.set_octets = min(SET_OCTETS, link.profile.line_octets - 200)
         self._prefix, self._separator = link.namespace.personal[0]
         self.limits = ConnectionLimits(
-            per_user=link.profile.connections_per_user, per_address=link.profile.connections_per_address
+            per_user=link.profile.connections_per_user,
+            per_address=link.profile.connections_per_address if link.connection.socket is not None else 0,
         )
 
     async def _examine(self, mailbox: Mailbox, name: bytes) -> Reply:

@@ -32,7 +32,7 @@ from aimport.errors import (
     widest,
 )
 from aimport.imap.answers import BadAnswer, clean, warning_in
-from aimport.imap.commands import LargeLiteral, Word, append_words, octet_string, uid_sets
+from aimport.imap.commands import LargeLiteral, LiteralPolicy, Word, append_words, octet_string, uid_sets
 from aimport.imap.connection import Exchange, Reply
 from aimport.imap.fragments import Sink
 from aimport.imap.link import link_is_slow
@@ -108,6 +108,10 @@ class ImapDestinationSession(Session):
         self._sent_octets = 0
         self._look_at_link = LINK_OCTETS
         self._told_quota = False
+
+    @property
+    def waits(self) -> bool:
+        return self._connection.policy is not LiteralPolicy.PLUS
 
     @property
     def folds_case(self) -> bool:

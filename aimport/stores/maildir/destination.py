@@ -88,6 +88,7 @@ class MaildirDestinationSession:
     limits = ConnectionLimits()
     separator = SEPARATOR
     folds_case = False
+    waits = False
 
     def __init__(self, layout: Layout, fsync: Fsync) -> None:
         self._layout = layout

@@ -1,0 +1,153 @@
+"""What all users of a run share, and one account on its way through its tries. State, no I/O.
+
+Run ──▶ Account ──▶ Work (one mailbox) ──▶ Suspects
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+from weakref import WeakValueDictionary
+
+import anyio
+
+from aimport.errors import AimportError, ConnectionLost, Unavailable
+from aimport.interfaces import Destination, Source
+from aimport.journal import Journal, LaneLog, UserLog
+from aimport.limits import ByteBudget, HostLimits, Limits
+from aimport.model import Endpoint, Mailbox, MessageKey, Selection, UserJob
+from aimport.query.mailboxes import MailboxQuery
+from aimport.tally import Counters
+
+logger = logging.getLogger(__name__)
+
+LOSSES_ALONE: Final = 3  # arbitrary: a connection may also be lost by chance, or by what was sent before
+
+
+class Stores(Protocol):
+    """Where endpoints become stores (`aimport.stores`, or a test's own)."""
+
+    def source(self, endpoint: Endpoint) -> Source: ...
+
+    def destination(self, endpoint: Endpoint) -> Destination: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """What all users of a run share."""
+
+    stores: Stores
+    journal: Journal
+    query: MailboxQuery
+    limits: Limits = field(default_factory=Limits)
+    subscribe: bool = False
+    repair: bool = False
+    """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
+    counters: Counters = field(default_factory=Counters)
+    stopping: bool = False
+    """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
+    gave_up: bool = False
+    """Set when `--max-errors` was reached: users remain that were not begun."""
+    budget: ByteBudget = field(init=False)
+    hosts: HostLimits = field(init=False)
+
+    _accounts: WeakValueDictionary[str, anyio.Lock] = field(init=False, default_factory=WeakValueDictionary)
+
+    def alone(self, identity: str) -> anyio.Lock:
+        """Held while an account is written: two lines of a list may share one under different parents."""
+        return self._accounts.setdefault(identity, anyio.Lock())
+
+    def __post_init__(self) -> None:
+        self.budget = ByteBudget(self.limits.max_memory)
+        self.hosts = HostLimits(self.limits.connections_per_host)
+
+
+@dataclass(slots=True)
+class Suspects:
+    """Messages of one mailbox that a connection was lost at, over all tries of the user.
+
+    Some servers answer a message they do not like with BYE (Gmail, a NUL) or die of it. A server takes what it
+    is sent in order, so the culprit is in the oldest batch of which something is missing afterwards.
+    """
+
+    losses: dict[MessageKey, int] = field(default_factory=dict)
+    """How often each was the whole of that batch. It stands alone from the first loss on."""
+    error: ConnectionLost | None = None
+    """How the last connection was lost."""
+    unsettled: bool = False
+    """What was under way then is not settled yet."""
+    rejected_in_a_row: int = 0
+
+    @contextmanager
+    def watch(self) -> Generator[None]:
+        """Notes how the connection was lost, unless the server only asks to come back later."""
+        try:
+            yield
+        except ConnectionLost as error:
+            if not isinstance(error, Unavailable):
+                self.error, self.unsettled = error, True
+            raise
+
+    def accuse(self, keys: Sequence[MessageKey], missing: Sequence[MessageKey]) -> None:
+        """`missing` of the batch `keys` were not stored; a server that says why need not be asked thrice."""
+        assert self.error is not None
+        self.unsettled = False
+        for key in missing:
+            known = self.losses.setdefault(key, 0)
+            if len(keys) == 1:
+                self.losses[key] = known + (LOSSES_ALONE if self.error.cause else 1)
+
+
+@dataclass(slots=True)
+class Work:
+    """One source mailbox on its way: what was selected, where it goes, how it ended."""
+
+    selection: Selection
+    target: Mailbox
+    lane: LaneLog | None
+    refused: set[str] = field(default_factory=set)
+    """Keys rejected since the user began: a retry passes them over, a resume tries them again."""
+    suspects: Suspects = field(default_factory=Suspects)
+    complete: bool = False
+
+    @property
+    def source(self) -> Mailbox:
+        return self.selection.mailbox
+
+    def __contains__(self, key: object) -> bool:
+        """Whether `key` has come to its end."""
+        return key in self.refused or (self.lane is not None and key in self.lane.committed)
+
+    def open_keys(self) -> int:
+        """Selected messages that have not come to their end."""
+        if not self.refused and (self.lane is None or not self.lane.committed):
+            return len(self.selection.keys)
+        return sum(1 for key in self.selection.keys if key not in self)
+
+
+class Account:
+    """One user on its way through its tries: what is known, what failed."""
+
+    def __init__(self, job: UserJob, log: UserLog, run: Run) -> None:
+        self.job = job
+        self.log = log
+        self.run = run
+        self.works: dict[tuple[str, str], Work] = {}
+        self.failures: list[tuple[str, AimportError]] = []
+        """Mailbox failures of the current try, with the mailbox name."""
+        self.try_began = 0.0
+        """Time of the loop. All sessions of earlier tries, and of earlier processes, had ended before."""
+        self.cut_short = False
+        """The run was stopped before all its mailboxes were looked at: there may be more than is known."""
+        self.announced = False
+
+    def mailbox_failed(self, mailbox: str, error: AimportError) -> None:
+        self.failures.append((mailbox, error))
+        logger.warning("mailbox failed user=%s mailbox=%s error=%s", self.job.user, mailbox, error)
+
+    def progress(self) -> int:
+        """Grows with every message that comes to its end."""
+        return sum(len(lane.committed) + len(lane.rejected) for lane in self.log.lanes.values())
