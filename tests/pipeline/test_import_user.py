@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from dataclasses import replace
 
@@ -318,6 +319,28 @@ async def test_a_mailbox_that_fails_leaves_the_sessions_of_both_sides_in_step(si
     assert (result.status, result.imported) == ("failed", (64 if side == "source" else 128) + 5)
     assert result.balanced
     assert len(holds(world.new, "bob")["Good"]) == 5
+
+
+async def test_mailboxes_that_failed_keep_no_messages_in_memory() -> None:
+    """An account of thousands of bad mailboxes would hold what was under way in each, with open files."""
+    world = World(limits=replace(QUICK, connections_per_user=1))
+    sent = bodies(2, start=987_000)
+    for number in range(20):
+        world.fill("bob", f"Bad{number}", sent)
+    world.fill("bob", "Last", bodies(1))
+    left = -1
+
+    async def look(event: Event) -> None:
+        nonlocal left
+        if event.verb == "create_mailbox" and event.mailbox == "Last":
+            world.new.fail = None
+            gc.collect()
+            left = sum(isinstance(each, Message) and each.body in sent for each in gc.get_objects())
+
+    world.new.fail = lambda _: MailboxError("NOPERM")
+    world.new.hook = look
+    assert (await world.import_("bob")).imported == 1
+    assert left == 0
 
 
 async def test_two_mailboxes_with_one_name_fail_the_user_before_the_first_write() -> None:

@@ -2,14 +2,18 @@
 
 Invariants, after every run of a seed: what the journal calls stored is stored, nothing is stored twice, every report
 adds up, and no octet of the budget is missing. At the end: all that was not refused is there.
+
+The journal has a thread of its own, so a seed that failed may need a few tries to fail again.
 """
 
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final, TypeVar
 
 import anyio
@@ -26,7 +30,7 @@ from aimport.errors import (
     Unavailable,
 )
 from aimport.interfaces import Destination
-from aimport.journal import Journal, Work, _insert, _Op
+from aimport.journal import Journal, Work, _insert, _Meta, _Op
 from aimport.limits import Limits
 from aimport.model import Appended, Batch, Endpoint, Mailbox, NotStored, Outcome
 from aimport.octets import fingerprint, whole, wire_form
@@ -155,18 +159,15 @@ class DyingAppending:
 class ForgetfulJournal(Journal):
     """Loses what it had not written yet when the process is killed."""
 
+    def __init__(self, directory: Path | None, db: sqlite3.Connection, meta: _Meta, lock: int = -1) -> None:
+        super().__init__(directory, db, meta, lock)
+        self.killed = False
+        self.behind: list[_Op] = []
+        """Records that are not written yet."""
+
     def forget(self) -> None:
         self.killed = True
         self.behind.clear()
-
-    def revive(self) -> None:
-        self.killed = False
-
-    killed = False
-
-    @property
-    def behind(self) -> list[Callable[[], object]]:
-        return self.__dict__.setdefault("_behind", [])  # type: ignore[no-any-return]
 
     def _queue_row(
         self,
@@ -181,7 +182,7 @@ class ForgetfulJournal(Journal):
         seq = self._next_seq()
         op = _Op(lambda db: _insert(db, seq, kind, user, lane, number, data), None, lines, repairs)
         if not self.killed:
-            self.behind.append(lambda: self._queue.put(op))
+            self.behind.append(op)
         return seq
 
     async def _ask(self, work: Work[T], *, mark: int = 0, repairs: Sequence[bytes] = ()) -> T:
@@ -195,8 +196,8 @@ class ForgetfulJournal(Journal):
     def _write_behind(self) -> None:
         if self.killed:
             raise JournalError("the process was killed")
-        for write in self.behind:
-            write()
+        for op in self.behind:
+            self._queue.put(op)
         self.behind.clear()
 
 
@@ -252,7 +253,7 @@ class Seed(World):
         run = self.run()
         journal = self.journal
         assert isinstance(journal, ForgetfulJournal)
-        journal.revive()
+        journal.killed = False
         result: UserResult | None = None
         with anyio.CancelScope() as scope:
 

@@ -306,6 +306,22 @@ async def test_uids_that_do_not_ascend_are_a_broken_server() -> None:
             await session.select(BOX)
 
 
+async def test_a_message_whose_size_is_not_told_is_selected_all_the_same() -> None:
+    """What is not selected is in no report: it would be lost without a word."""
+    script = f"""
+        {EXAMINE}
+        C: s UID FETCH 1:* (UID RFC822.SIZE)
+        S: * 1 FETCH (UID 4 RFC822.SIZE 1)
+        S: * 3 FETCH (UID 6 FLAGS (\\Seen))
+        S: * 2 FETCH (UID 5)
+        S: * 3 FETCH (UID 6 RFC822.SIZE 3)
+        S: s OK
+    """
+    async with source(script) as session:
+        selection = await session.select(BOX)
+    assert (list(selection.keys), list(selection.sizes)) == (["7:4", "7:5", "7:6"], [1, 0, 3])
+
+
 async def test_a_refused_examine_is_an_error_of_the_mailbox() -> None:
     script = """
         C: a EXAMINE "box"

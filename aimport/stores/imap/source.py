@@ -126,14 +126,23 @@ class ImapSourceSession(Session):
         if any(exists.number for exists in reply.of(Exists)[-1:]):
             exchange = await self._connection.start(b"UID FETCH", b"1:*", b"(UID RFC822.SIZE)")
             last = 0
+            unsized: set[int] = set()
             while responses := await exchange.responses():
                 for fetch in responses:
-                    if isinstance(fetch, Fetch) and fetch.uid is not None and fetch.size is not None:
-                        if fetch.uid <= last:
-                            raise ProtocolError(f"{self._connection.where}: UIDs do not ascend")
-                        last = fetch.uid
-                        uids.append(last)
-                        sizes.append(fetch.size)
+                    if not isinstance(fetch, Fetch) or fetch.uid is None:
+                        continue
+                    if fetch.size is None:  # flags that changed just now, or a size that cannot be told
+                        unsized.add(fetch.uid)
+                        continue
+                    if fetch.uid <= last:
+                        raise ProtocolError(f"{self._connection.where}: UIDs do not ascend")
+                    last = fetch.uid
+                    uids.append(last)
+                    sizes.append(fetch.size)
+            for uid in sorted(unsized.difference(uids)):
+                at = bisect_left(uids, uid)
+                uids.insert(at, uid)
+                sizes.insert(at, 0)
             tagged = await exchange.result()
             if tagged.status != "OK":
                 raise self._refusal(tagged, f"FETCH sizes of {mailbox.name}", MailboxError)
