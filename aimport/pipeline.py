@@ -79,12 +79,14 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED: Final = "unfinished"
 VANISHED: Final = "vanished"
+UNLISTED: Final = "unlisted"
 HASH_INLINE_OCTETS: Final = 128 * 1024
 """Up to here hashing a batch costs less than the 60-90 us of a thread hop (measured)."""
 COMMIT_GRACE_S: Final = 5.0
 MAX_RETRY_WAIT_S: Final = 60.0
 SERVER_BUGS_IN_A_ROW: Final = 10  # arbitrary: so many are no fault of the messages
 LOSSES_ALONE: Final = 3  # arbitrary: a connection may also be lost by chance, or by what was sent before
+CULPRITS_IN_A_ROW: Final = 3  # arbitrary: more than so many, of which the server says nothing, are none
 TEXT_LIMIT: Final = 1000  # characters of a server's words kept with a repair
 
 
@@ -599,6 +601,8 @@ class Copy:
         self.wire = wire
         self.lease: Lease = account.run.budget.lease()
         self.read_to_end = False
+        self._unread: AimportError | None = None
+        """Why the source could not be read to its end."""
         self._failed_in_a_row = 0
         """Messages rejected one after the other because the server fails."""
         ahead = account.run.limits.batches_ahead
@@ -627,11 +631,21 @@ class Copy:
             failure = widest(group.exceptions)
         finally:
             self.lease.close()
-        if failure is not None:
-            raise failure
+        if failures := [error for error in (failure, self._unread) if error is not None]:
+            raise widest(failures)
 
     async def read_mailbox(self, reader: SourceSession, send: MemoryObjectSendStream[list[Message]]) -> None:
-        """Reads what is not done and sends it on in lists; message failures of the source end here."""
+        """Reads what is not done and sends it on in lists; message failures of the source end here.
+
+        A wider one waits in `_unread` until what was read is stored: a source that gives little each time it is
+        asked comes to its end as well.
+        """
+        try:
+            await self._read_mailbox(reader, send)
+        except (ConnectionLost, MailboxError) as error:
+            self._unread = error
+
+    async def _read_mailbox(self, reader: SourceSession, send: MemoryObjectSendStream[list[Message]]) -> None:
         run = self.account.run
         async with send, aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
             async for items in lists:
@@ -670,8 +684,11 @@ class Copy:
                         await self._unreadable([Unreadable(key=message.key, code=error.code, text=str(error))])
                         self._done_with(message, _octets_of(batch))
                         continue
-                    with self.work.suspects.watch():
-                        await self._send_apart(writer, part)
+                    try:
+                        with self.work.suspects.watch():
+                            await self._send_apart(writer, part)
+                    except anyio.BrokenResourceError:
+                        return  # the settling ended; its own error tells why
 
     async def _send_apart(self, writer: DestinationSession, part: Sequence[Prepared]) -> None:
         """Hands over what may go; each suspect stands alone, and one that cost the connection too often goes not."""
@@ -764,9 +781,10 @@ class Copy:
         suspects, key = self.work.suspects, prepared.message.key
         error = suspects.error
         assert error is not None
-        suspects.rejected_in_a_row += 1
-        if suspects.rejected_in_a_row > SERVER_BUGS_IN_A_ROW:
-            raise error
+        if not error.cause:
+            suspects.rejected_in_a_row += 1
+            if suspects.rejected_in_a_row > CULPRITS_IN_A_ROW:
+                raise error
         text = f"sent alone it costs the connection: {error.text}"
         rejection = Rejected(key=key, code=error.code, text=text, cause=error.cause)
         # One repair: it may cost the connection as well.
@@ -1002,6 +1020,9 @@ def _result(
             lane = account.log.lanes.get(place)
             keys: Sequence[MessageKey] = work.selection.keys if work is not None else ()
             found += len(keys)
+            if work is not None and work.selection.unlisted:
+                found += work.selection.unlisted
+                skipped[UNLISTED] += work.selection.unlisted
             if lane is not None:
                 present = set(keys)
                 found += sum(1 for key in lane.settled_keys() if key not in present)
