@@ -145,6 +145,8 @@ class Account:
         self.announced = False
 
     def mailbox_failed(self, mailbox: str, error: AimportError) -> None:
+        # Its trace would keep the messages that were under way, and their open files, until the user ends.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         self.failures.append((mailbox, error))
         logger.warning("mailbox failed user=%s mailbox=%s error=%s", self.job.user, mailbox, error)
 

@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 COMMIT_GRACE_S: Final = 5.0
 SERVER_BUGS_IN_A_ROW: Final = 10  # arbitrary: so many are no fault of the messages
+CULPRITS_IN_A_ROW: Final = 3  # arbitrary: more than so many, of which the server says nothing, are none
 TEXT_LIMIT: Final = 1000  # characters of a server's words kept with a repair
 
 
@@ -380,9 +381,10 @@ class Outlet:
         suspects, key = self._work.suspects, prepared.message.key
         error = suspects.error
         assert error is not None
-        suspects.rejected_in_a_row += 1
-        if suspects.rejected_in_a_row > SERVER_BUGS_IN_A_ROW:
-            raise error
+        if not error.cause:
+            suspects.rejected_in_a_row += 1
+            if suspects.rejected_in_a_row > CULPRITS_IN_A_ROW:
+                raise error
         text = f"sent alone it costs the connection: {error.text}"
         rejection = Rejected(key=key, code=error.code, text=text, cause=error.cause)
         # One repair: it may cost the connection as well.

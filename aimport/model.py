@@ -138,12 +138,14 @@ class Selection:
     """What an import takes from one source mailbox: keys in stored order, sizes beside them.
 
     `sizes` are octets as the store counts them, a hint for plans, windows and the byte budget;
-    the octets read decide. Both have the same length.
+    the octets read decide. Both have the same length. `unlisted`: so many more the store says
+    it has, and does not name.
     """
 
     mailbox: Mailbox
     keys: Sequence[MessageKey]
     sizes: Sequence[int]
+    unlisted: int = 0
 
 
 class LargeBody(Protocol):

@@ -62,6 +62,7 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED: Final = "unfinished"
 VANISHED: Final = "vanished"
+UNLISTED: Final = "unlisted"
 MAX_RETRY_WAIT_S: Final = 60.0
 CONNECTIONS_TO_WAIT: Final = 4
 """Of one user at a host of which nothing is known (Courier's own limit), where each message costs a round trip."""
@@ -458,6 +459,9 @@ def _result(
             lane = account.log.lanes.get(place)
             keys: Sequence[MessageKey] = work.selection.keys if work is not None else ()
             found += len(keys)
+            if work is not None and work.selection.unlisted:
+                found += work.selection.unlisted
+                skipped[UNLISTED] += work.selection.unlisted
             if lane is not None:
                 present = set(keys)
                 found += sum(1 for key in lane.settled_keys() if key not in present)

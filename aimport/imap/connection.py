@@ -115,6 +115,7 @@ class Exchange:
         self._connection = connection
         self._data: list[Response] = []
         self._cost = 0
+        self._dropped = 0
         self._taken = 0
         """What the responses that were taken last have cost."""
         self._error: AimportError | None = None
@@ -169,6 +170,9 @@ class Exchange:
 
     def _take(self, response: Response, cost: int) -> int:
         if self.dropping:
+            self._dropped += 1
+            if self._dropped > MAX_COLLECTED:  # each of them moves the deadline
+                raise ProtocolError(f"an answer of {self._dropped} responses has no end")
             return 0
         self._data.append(response)
         self._cost += cost

@@ -446,6 +446,12 @@ class _Appending:
         if refusal.code == "TOOBIG":
             self._session.too_big = min(self._session.too_big or item.size, item.size)
         lesser = None if last else item.lesser(refusal.cause)
+        if refusal.code == "LIMIT" and lesser is None:
+            # Of which limit it speaks nobody knows: maybe one of speed, so once more, at last alone.
+            if len(self._messages) > 1:
+                self._outcomes[place] = NotStored(key=item.message.key)
+                return
+            lesser = None if last else item
         if lesser is None:
             self._outcomes[place] = replace(refusal, key=item.message.key)
         else:

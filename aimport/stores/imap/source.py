@@ -9,9 +9,10 @@ import logging
 import re
 from array import array
 from bisect import bisect_left
-from collections import deque
-from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -31,7 +32,7 @@ from aimport.errors import (
 from aimport.imap.answers import clean
 from aimport.imap.commands import uid_sets
 from aimport.imap.connection import Exchange
-from aimport.imap.responses import Exists, Fetch, Listed, Tagged, date_time
+from aimport.imap.responses import Exists, Expunge, Fetch, Listed, Tagged, date_time
 from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Selection, Unreadable
 from aimport.spool import Spool
 from aimport.stores.imap.account import UNSELECTABLE, Account, Session, decoded, native_name, uidvalidity_of, without
@@ -42,6 +43,8 @@ WINDOW_MESSAGES: Final = 64
 WINDOW_OCTETS: Final = 1024 * 1024
 WINDOWS_AHEAD: Final = 3
 HEADER_OCTETS: Final = 64 * 1024
+UNKNOWN_TOLD: Final = 10
+"""Unknown flags of a mailbox that are counted and told."""
 
 
 class UidKeys(Sequence[MessageKey]):
@@ -122,13 +125,15 @@ class ImapSourceSession(Session):
         reply = await self._examine(mailbox, native_name(mailbox))
         validity = uidvalidity_of(reply)
         uids, sizes = array("Q"), array("Q")
+        held = next((exists.number for exists in reversed(reply.of(Exists))), 0)
         # A range of sequence numbers must not be empty: Dovecot answers BAD to 1:* of an empty mailbox.
-        if any(exists.number for exists in reply.of(Exists)[-1:]):
+        if held:
             exchange = await self._connection.start(b"UID FETCH", b"1:*", b"(UID RFC822.SIZE)")
             last = 0
             unsized: set[int] = set()
             while responses := await exchange.responses():
                 for fetch in responses:
+                    held -= isinstance(fetch, Expunge)
                     if not isinstance(fetch, Fetch) or fetch.uid is None:
                         continue
                     if fetch.size is None:  # flags that changed just now, or a size that cannot be told
@@ -144,9 +149,12 @@ class ImapSourceSession(Session):
                 uids.insert(at, uid)
                 sizes.insert(at, 0)
             tagged = await exchange.result()
-            if tagged.status != "OK":
+            if tagged.code == "EXPUNGEISSUED":  # what is not listed is gone (Dovecot, RFC 5530)
+                held = len(uids)
+            elif tagged.status != "OK":
                 raise self._refusal(tagged, f"FETCH sizes of {mailbox.name}", MailboxError)
-        return Selection(mailbox=mailbox, keys=UidKeys(validity, uids), sizes=sizes)
+        unlisted = max(0, held - len(uids))
+        return Selection(mailbox=mailbox, keys=UidKeys(validity, uids), sizes=sizes, unlisted=unlisted)
 
     async def messages(
         self, selection: Selection, *, skip: Container[str]
@@ -158,7 +166,8 @@ class ImapSourceSession(Session):
             raise MailboxChanged(
                 f"{self._connection.where}: {selection.mailbox.name}: UIDVALIDITY changed while it was read"
             )
-        windows = _windows(keys, selection.sizes, skip)
+        seen = _Seen(sizes_count=self._profile.fetch_whole != "RFC822")
+        windows = _windows(keys, selection.sizes, skip, seen)
         under_way: deque[tuple[_Window, Exchange]] = deque()
         expected: dict[int, _Window] = {}
         try:
@@ -186,11 +195,12 @@ class ImapSourceSession(Session):
                     for _, ahead in under_way:
                         while responses := await ahead.responses():
                             await _take(responses, expected)
-                for rest in await self._finish(window, tagged, selection.mailbox):
+                for rest in await self._finish(window, tagged, selection.mailbox, seen):
                     yield (rest,)
                 for uid in window.uids:
                     expected.pop(uid, None)
         finally:
+            seen.tell(selection.mailbox)
             for _, exchange in under_way:  # left early: the answers to come are nobody's
                 exchange.drop()
 
@@ -198,7 +208,9 @@ class ImapSourceSession(Session):
         words = b",".join(uid_sets(uids, octets=1 << 30))  # 64 UIDs at most
         return await self._connection.start(b"UID FETCH", words, b"(UID FLAGS INTERNALDATE %s)" % self.fetch_whole)
 
-    async def _finish(self, window: _Window, tagged: Tagged, mailbox: Mailbox) -> Sequence[Message | Unreadable]:
+    async def _finish(
+        self, window: _Window, tagged: Tagged, mailbox: Mailbox, seen: _Seen
+    ) -> Sequence[Message | Unreadable]:
         """What of a window was not yielded yet; after a NO its messages are asked for one by one."""
         left: list[Message | Unreadable] = []
         for uid in window.left():
@@ -207,11 +219,11 @@ class ImapSourceSession(Session):
                 message = window.without_body[uid]
             if message is None and tagged.status == "OK":
                 message = _unreadable(window.keys.key(uid), "vanished", "expunged since it was listed")
-            left.append(message or await self._fetch_alone(window.keys, uid, mailbox))
+            left.append(message or await self._fetch_alone(window.keys, uid, mailbox, seen))
         return left
 
-    async def _fetch_alone(self, keys: UidKeys, uid: int, mailbox: Mailbox) -> Message | Unreadable:
-        window = _Window(keys, [uid], 0)
+    async def _fetch_alone(self, keys: UidKeys, uid: int, mailbox: Mailbox, seen: _Seen) -> Message | Unreadable:
+        window = _Window(keys, {uid: None}, seen)
         exchange = await self._fetch([uid])
         while responses := await exchange.responses():
             await _take(responses, {uid: window})
@@ -258,12 +270,14 @@ async def _take(responses: Iterable[object], expected: dict[int, _Window]) -> No
 
 
 class _Window:
-    """Messages of one FETCH, handed on in the order of UIDs; `octets` as the server counts them."""
+    """Messages of one FETCH, handed on in the order of UIDs; `sizes` as the server counts them, None: not known."""
 
-    def __init__(self, keys: UidKeys, uids: Sequence[int], octets: int) -> None:
+    def __init__(self, keys: UidKeys, sizes: Mapping[int, int | None], seen: _Seen) -> None:
         self.keys = keys
-        self.uids = uids
-        self.large = octets > STREAM_OCTETS
+        self.uids = list(sizes)
+        self.large = sum(size or 0 for size in sizes.values()) > STREAM_OCTETS
+        self._sizes = sizes
+        self._seen = seen
         self.ahead: dict[int, Message | Unreadable] = {}
         """Came before its turn."""
         self.without_body: dict[int, Unreadable] = {}
@@ -274,6 +288,7 @@ class _Window:
 
     def take(self, uid: int, fetch: Fetch, body: Body) -> None:
         self.ahead[uid] = _message(self.keys.key(uid), fetch, body)
+        self._seen.message(self._sizes[uid], len(body), fetch.flags or ())
 
     def ready(self) -> list[Message | Unreadable]:
         """The messages whose turn it is now."""
@@ -284,20 +299,50 @@ class _Window:
         return ready
 
 
-def _windows(keys: UidKeys, sizes: Sequence[int], skip: Container[str]) -> Iterator[_Window]:
+def _windows(keys: UidKeys, sizes: Sequence[int], skip: Container[str], seen: _Seen) -> Iterator[_Window]:
     """UIDs in windows of up to 64 messages and 1 MiB; a bigger message stands alone."""
-    uids: list[int] = []
+    window: dict[int, int | None] = {}
     total = 0
     for uid, size in zip(keys.uids, sizes, strict=True):
         if keys.key(uid) in skip:
             continue
-        if uids and (len(uids) == WINDOW_MESSAGES or total + size > WINDOW_OCTETS):
-            yield _Window(keys, uids, total)
-            uids, total = [], 0
-        uids.append(uid)
+        if window and (len(window) == WINDOW_MESSAGES or total + size > WINDOW_OCTETS):
+            yield _Window(keys, window, seen)
+            window, total = {}, 0
+        window[uid] = size
         total += size
-    if uids:
-        yield _Window(keys, uids, total)
+    if window:
+        yield _Window(keys, window, seen)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was odd about the messages of one mailbox, told once: each alone would be a line of the log."""
+
+    sizes_count: bool
+    """RFC822.SIZE is meant to be that of the octets we read."""
+    sizes: int = 0
+    """Messages whose octets are more or fewer than the server said: the octets count."""
+    flags: Counter[str] = field(default_factory=Counter)
+    """System flags that RFC 9051 §2.3.2 does not know, which no other server takes."""
+    more: bool = False
+
+    def message(self, said: int | None, size: int, given: tuple[str, ...]) -> None:
+        if said is not None and said != size:
+            self.sizes += 1
+        for flag in _unknown(given):
+            if flag in self.flags or len(self.flags) < UNKNOWN_TOLD:
+                self.flags[flag] += 1
+            else:
+                self.more = True
+
+    def tell(self, mailbox: Mailbox) -> None:
+        if self.sizes and self.sizes_count:
+            logger.warning("size-mismatch mailbox=%s messages=%d", clean(mailbox.name), self.sizes)
+        if self.flags:
+            told = " ".join(f"{clean(flag)}:{count}" for flag, count in sorted(self.flags.items()))
+            more = " and more" if self.more else ""
+            logger.warning("unknown system flags dropped mailbox=%s flags=%s%s", clean(mailbox.name), told, more)
 
 
 def _message(key: MessageKey, fetch: Fetch, body: Body) -> Message:
@@ -306,6 +351,14 @@ def _message(key: MessageKey, fetch: Fetch, body: Body) -> Message:
         moment = _date_of(body)
         logger.warning("internaldate missing key=%s used=%s", key, moment.isoformat())
     return Message(key=key, flags=_normal(fetch.flags or ()), internal_date=moment, body=body, wire=True)
+
+
+@lru_cache(maxsize=1024)
+def _unknown(given: tuple[str, ...]) -> frozenset[str]:
+    """What `_normal` leaves out, but for `\\Recent`, which is no property of a message (RFC 9051 §2.3.2)."""
+    return frozenset(flag for flag in given if flag.startswith("\\") and flag.lower() != "\\recent") - {
+        flag for flag in given if flags.normalise((flag,))
+    }
 
 
 @lru_cache(maxsize=1024)
