@@ -877,12 +877,3 @@ async def test_a_server_that_will_not_compress_goes_on_as_before() -> None:
         assert not await connection.compress()
         assert (await connection.command(b"NOOP")).ok
         await connection.close()
-
-
-async def test_a_message_larger_than_is_ever_read_costs_only_itself() -> None:
-    listed = sizes(1, 2).replace("(UID 1 RFC822.SIZE 1)", "(UID 1 RFC822.SIZE 3000000000)")
-    script = f"{listed}\nC: a UID FETCH 2 ...\nS: * 2 FETCH (UID 2 BODY[] {{1}}\nS: x)\nS: a OK"
-    async with source(script) as session:
-        found = await read(session)
-    assert [type(each) for each in found] == [Unreadable, Message]
-    assert isinstance(found[0], Unreadable) and found[0].code == "toobig"

@@ -31,7 +31,7 @@ from aimport.errors import (
 )
 from aimport.imap.answers import clean
 from aimport.imap.commands import uid_sets
-from aimport.imap.connection import MAX_MESSAGE, Exchange
+from aimport.imap.connection import Exchange
 from aimport.imap.responses import Exists, Expunge, Fetch, Listed, Tagged, date_time
 from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Selection, Unreadable
 from aimport.spool import Spool
@@ -166,10 +166,6 @@ class ImapSourceSession(Session):
             raise MailboxChanged(
                 f"{self._connection.where}: {selection.mailbox.name}: UIDVALIDITY changed while it was read"
             )
-        for uid, size in zip(keys.uids, selection.sizes, strict=True):
-            if size > MAX_MESSAGE and keys.key(uid) not in skip:  # its literal would end the connection
-                text = f"{size} octets, which is more than the {MAX_MESSAGE} that are ever read"
-                yield [_unreadable(keys.key(uid), "toobig", text)]
         seen = _Seen(sizes_count=self._profile.fetch_whole != "RFC822")
         windows = _windows(keys, selection.sizes, skip, seen)
         under_way: deque[tuple[_Window, Exchange]] = deque()
@@ -308,7 +304,7 @@ def _windows(keys: UidKeys, sizes: Sequence[int], skip: Container[str], seen: _S
     window: dict[int, int | None] = {}
     total = 0
     for uid, size in zip(keys.uids, sizes, strict=True):
-        if size > MAX_MESSAGE or keys.key(uid) in skip:
+        if keys.key(uid) in skip:
             continue
         if window and (len(window) == WINDOW_MESSAGES or total + size > WINDOW_OCTETS):
             yield _Window(keys, window, seen)
