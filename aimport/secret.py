@@ -166,6 +166,19 @@ def _run_command(secret: Secret) -> bytes:
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """`text` with every secret as `***`, also where it stands in base64 (at any offset) or URL-encoded."""
+    return without(text, shapes_of(secrets))
+
+
+def without(text: str, shapes: Iterable[str]) -> str:
+    """`text` with each of `shapes`, the longest first, as `***`."""
+    for shape in shapes:
+        if shape in text:
+            text = text.replace(shape, "***")
+    return text
+
+
+def shapes_of(secrets: Iterable[str]) -> tuple[str, ...]:
+    """All that `redact` takes out, the longest first."""
     import base64
 
     shapes: set[str] = set()
@@ -178,6 +191,4 @@ def redact(text: str, secrets: Iterable[str]) -> str:
             whole = encoded[start : (before + len(octets)) * 8 // 6]
             if len(whole) >= 6:  # shorter ones are in every text
                 shapes.update((whole, whole.replace("+", "-").replace("/", "_")))
-    for shape in sorted(shapes, key=len, reverse=True):
-        text = text.replace(shape, "***")
-    return text
+    return tuple(sorted(shapes, key=len, reverse=True))

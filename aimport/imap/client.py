@@ -38,7 +38,7 @@ from aimport.imap.responses import Capability, Continuation, Response, Tagged, U
 from aimport.imap.tokens import Tokens
 from aimport.imap.tunnel import CommandEnded, Tunnel
 from aimport.model import Endpoint
-from aimport.secret import check_key, redact, reveal
+from aimport.secret import check_key, redact, reveal, shapes_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,14 +95,16 @@ async def connect(
         if greeting.status != "PREAUTH":
             if endpoint.command:  # it was not known before whether a secret is needed
                 secret = await _reveal(endpoint, where, tokens)
-            await _log_in(endpoint, control, secret, where, tokens)
+            secret = await _log_in(endpoint, control, secret, where, tokens)
         if not control.capabilities:
             await control.ask_capabilities()
     except BaseException:
         await control.abandon()
         raise
     logger.debug("session opened host=%s security=%s", where, endpoint.security)
-    return _handed_over(control, deadlines)
+    connection = _handed_over(control, deadlines)
+    connection.unsaid = shapes_of([secret]) if len(secret) >= REDACTED_FROM else ()
+    return connection
 
 
 def _handed_over(control: Control, deadlines: Deadlines) -> Connection:
@@ -259,8 +261,11 @@ async def _secure(endpoint: Endpoint, control: Control, greeting: Untagged, wher
 # Log in -------------------------------------------------------------------------------------------------------
 
 
-async def _log_in(endpoint: Endpoint, control: Control, secret: str, where: str, tokens: Tokens) -> None:
-    """Logs in. A password is tried once; a token that was refused once more when there is another one by then."""
+async def _log_in(endpoint: Endpoint, control: Control, secret: str, where: str, tokens: Tokens) -> str:
+    """Logs in. A password is tried once; a token that was refused once more when there is another one by then.
+
+    Returns what the server has taken.
+    """
     if not control.capabilities:
         await control.ask_capabilities()
     offered = frozenset(control.capabilities)
@@ -274,10 +279,12 @@ async def _log_in(endpoint: Endpoint, control: Control, secret: str, where: str,
                 refusal.text += f"; another token: {error.text}"
             if fresh is not None:
                 logger.debug("token renewed host=%s", where)
+                secret = fresh
                 refusal = await _try(endpoint, control, fresh, offered)
     if refusal is not None:
         raise refusal
     control.state = aioimaplib.AUTH
+    return secret
 
 
 async def _try(endpoint: Endpoint, control: Control, secret: str, offered: frozenset[str]) -> AimportError | None:

@@ -14,7 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import anyio
@@ -29,6 +29,7 @@ from aimport.imap.fragments import FragmentReader
 from aimport.imap.link import Socket
 from aimport.imap.responses import Continuation, Response, Tagged, Untagged, parse
 from aimport.model import STREAM_OCTETS
+from aimport.secret import without
 from aimport.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -215,6 +216,8 @@ class Connection(asyncio.Protocol):
         self.policy = LiteralPolicy.of(offered)
         self.greeting = ""
         """Its text."""
+        self.unsaid: Sequence[str] = ()
+        """Shapes of the secret that logged in: a server that repeats them does not make us show them."""
         self.sentences: Sequence[Sentence] = ()
         """What only this kind of server says, for `answers.error_for`."""
         self.deadlines = deadlines
@@ -512,7 +515,8 @@ class Connection(asyncio.Protocol):
             else:
                 self._feed_until_switched(data, self._switching)
         except AimportError as error:
-            error.text = f"{self.where}: {error.text}"
+            error.text = without(f"{self.where}: {error.text}", self.unsaid)
+            error.args = (error.text,)
             self.fail(error)
             return
         spooling = self._spool is not None and self._spool.pending >= SPOOL_HIGH
@@ -557,6 +561,10 @@ class Connection(asyncio.Protocol):
         self._closed.set()
 
     def _receive(self, response: Response, cost: int) -> None:
+        if isinstance(response, Tagged | Untagged) and self.unsaid:
+            text, args = without(response.text, self.unsaid), without(response.args, self.unsaid)
+            if (text, args) != (response.text, response.args):
+                response = replace(response, text=text, args=args)
         if isinstance(response, Tagged):
             self._ended(response)
         elif isinstance(response, Continuation):

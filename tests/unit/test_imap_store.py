@@ -396,7 +396,7 @@ async def test_a_full_account_is_raised_after_all_answers_were_read() -> None:
 async def test_without_literal_plus_one_append_is_under_way() -> None:
     script = f"""
         C: a APPEND "box" () {SAID_DATE} {{3}}
-        S: a NO [LIMIT] not this one
+        S: a NO [CANNOT] not this one
         C: b APPEND "box" () {SAID_DATE} {{3}}
         S: + go
         C| two
@@ -404,7 +404,7 @@ async def test_without_literal_plus_one_append_is_under_way() -> None:
     """
     async with destination(script, offered="IMAP4rev1") as session:
         assert session._connection.policy is LiteralPolicy.SYNC
-        assert appended(await append_batch(session, BOX, batch("one", "two"))) == ["LIMIT", None]
+        assert appended(await append_batch(session, BOX, batch("one", "two"))) == ["CANNOT", None]
 
 
 MULTI = "IMAP4rev1 LITERAL+ MULTIAPPEND"

@@ -109,12 +109,6 @@ class Call:
         await self.peer.flushed()
         raise Ended
 
-    async def swallow(self) -> None:
-        """Takes the announced literal, and the rest of the line, of a client that did not wait."""
-        if self.literal is not None and not self.answers:
-            await self.peer.octets(self.literal)
-            await self.peer.line()
-
 
 class Ended(Exception):
     """The server has closed the connection."""
@@ -166,7 +160,7 @@ class Server:
     @asynccontextmanager
     async def running(self, security: Security = "none") -> AsyncGenerator[Server]:
         """Serves any number of connections on a free port; what goes wrong in a hook is raised at the end."""
-        async with scripted(*[self._serve] * CONNECTIONS, security=security) as running:
+        async with scripted(*[self.serve] * CONNECTIONS, security=security) as running:
             self.scripted = running
             yield self
 
@@ -183,9 +177,12 @@ class Server:
     def bodies(self, user: str = "bob", mailbox: str = "INBOX") -> list[bytes]:
         return [message.body for message in self.accounts[user][mailbox].messages]
 
-    async def _serve(self, peer: Peer) -> None:
+    async def serve(self, peer: Peer, *, greet: bool = True) -> None:
+        """The script of one connection."""
         session = Session(self, peer)
         try:
+            if greet:
+                peer.say(f"* OK [CAPABILITY {self.before}] {self.greeting}")
             await session.run()
         except (Ended, Unexpected, ConnectionError, asyncio.IncompleteReadError):
             pass  # either side may go at any time
@@ -206,7 +203,6 @@ class Session:
         self.box = Box()
 
     async def run(self) -> None:
-        self.peer.say(f"* OK [CAPABILITY {self.server.before}] {self.server.greeting}")
         while True:
             tag, _, text = (await self.peer.line()).decode("latin-1").partition(" ")
             words = text.split(" ", 2)
@@ -225,6 +221,7 @@ class Session:
         while announced := re.search(r"\{(\d+)(\+?)\}\Z", call.text):
             call.literal, call.answers = int(announced[1]), not announced[2]
             if await self.server.hook(call):
+                await self._pass_over(announced[0])
                 return True
             if call.answers:
                 self.peer.say(b"+ go on")
@@ -234,6 +231,12 @@ class Session:
             call.literal = None
         return False
 
+    async def _pass_over(self, line: str) -> None:
+        """Reads and forgets what a client that does not wait has sent behind a line that was refused."""
+        while announced := re.search(r"\{(\d+)\+\}\Z", line):
+            await self.peer.octets(int(announced[1]))
+            line = (await self.peer.line()).decode("latin-1")
+
     async def carry_out(self, call: Call, ok: str = "done") -> None:
         """Does what was asked for."""
         account = self.server.accounts[self.user] if self.inside else {}
@@ -241,8 +244,9 @@ class Session:
             case "CAPABILITY":
                 call.say(f"* CAPABILITY {self.server.offered if self.inside else self.server.before}")
             case "AUTHENTICATE":
-                owner, login, _ = b64decode(call.text.split(" ")[2]).decode().split("\0")
-                return self._log_in(call, owner or login)
+                said = b64decode(call.text.split(" ")[2]).decode()
+                owner, _, rest = said.partition("\0")  # PLAIN; XOAUTH2 else
+                return self.log_in(call, owner.split("\1")[0].removeprefix("user=") or rest.split("\0")[0])
             case "ID":
                 call.say(f"* ID {self.server.server_id or 'NIL'}")
             case "NAMESPACE":
@@ -253,12 +257,12 @@ class Session:
                 separator = self.server.separator
                 call.say(*(f'* LIST () "{separator}" {_string(name)}' for name in account))
             case "CREATE":
-                name, _ = self._name(call)
+                name, _ = self.name(call)
                 if name in account:
                     return void(call.no("[ALREADYEXISTS] exists"))
                 account[name] = Box()
             case "EXAMINE" | "SELECT" | "STATUS":
-                name, _ = self._name(call)
+                name, _ = self.name(call)
                 if name not in account:
                     return void(call.no("[NONEXISTENT] no such mailbox"))
                 self.box = account[name]
@@ -270,7 +274,7 @@ class Session:
             case "UID FETCH":
                 self._fetch(call)
             case "APPEND":
-                return self._append(call, account, ok)
+                return self._append(call, ok)
             case "UNSELECT" | "CLOSE" | "SUBSCRIBE" | "NOOP" | "UID STORE":
                 pass
             case "LOGOUT":
@@ -279,7 +283,7 @@ class Session:
                 raise AssertionError(f"no such command: {call.text}")
         call.ok(ok)
 
-    def _log_in(self, call: Call, user: str) -> None:
+    def log_in(self, call: Call, user: str) -> None:
         server = self.server
         if server.most_logins and server.inside >= server.most_logins:
             return void(call.no(server.refusal.partition(" ")[2]))
@@ -289,7 +293,7 @@ class Session:
         server.most_inside = max(server.most_inside, server.inside)
         call.ok(f"[CAPABILITY {server.offered}] in")
 
-    def _name(self, call: Call) -> tuple[str, str]:
+    def name(self, call: Call) -> tuple[str, str]:
         """The mailbox of a command, and what follows it."""
         found = _NAME.match(call.text, len(call.name))
         assert found is not None, call.text
@@ -300,15 +304,23 @@ class Session:
             name = re.sub(r"\\(.)", r"\1", name[1:-1])
         return name, call.text[found.end() :]
 
-    def _append(self, call: Call, account: dict[str, Box], ok: str) -> None:
-        name, rest = self._name(call)
+    def store(self, call: Call) -> str:
+        """Stores what an APPEND holds and says nothing; the code for its OK, "" when there is no such mailbox."""
+        name, rest = self.name(call)
+        box = self.server.accounts[self.user].get(name)
+        if box is None:
+            return ""
         said = _MESSAGE.findall(rest)
         assert len(said) == len(call.literals), call.text
-        if name not in account:
-            return void(call.no("[TRYCREATE] no such mailbox"))
-        uids = [account[name].add(body, flags, date) for (flags, date), body in zip(said, call.literals, strict=True)]
-        code = f"[APPENDUID {account[name].validity} {uids[0]}:{uids[-1]}] " if "UIDPLUS" in self.server.offered else ""
-        call.ok(code + ok)
+        uids = [box.add(body, flags, date) for (flags, date), body in zip(said, call.literals, strict=True)]
+        return f"[APPENDUID {box.validity} {uids[0]}:{uids[-1]}]"
+
+    def _append(self, call: Call, ok: str) -> None:
+        code = self.store(call)
+        if not code:
+            call.no("[TRYCREATE] no such mailbox")
+        else:
+            call.ok(f"{code} {ok}" if "UIDPLUS" in self.server.offered else ok)
 
     def _fetch(self, call: Call) -> None:
         """Answers with exactly what was asked for."""
