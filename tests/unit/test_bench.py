@@ -434,4 +434,4 @@ def test_the_clients_own_cost_is_measured_on_every_lane(tmp_path: Path, capsys: 
     for lane in client_cpu.LANES:
         assert f"\n{lane}: " in out
         seen = pstats.Stats(str(tmp_path / f"profile-{lane}")).get_stats_profile().func_profiles
-        assert {"write_mailbox", "_transact"} <= seen.keys()  # the second is in the journal's own thread
+        assert {"read_mailbox", "_transact"} <= seen.keys()  # the second is in the journal's own thread

@@ -72,6 +72,8 @@ LAST_DATE: Final = datetime(2038, 1, 19, 3, 14, 7, tzinfo=UTC)
 """INTERNALDATEs between these are taken by every server seen."""
 LESSER: Final = frozenset({"", "flags", "keywords", "date"})
 """Causes of a refusal for which the same message may be taken with less beside it."""
+RESENDS: Final = 3  # arbitrary
+"""How often a message that is alone is sent again before its refusal counts."""
 LINK_OCTETS: Final = 4 * 1024 * 1024
 """Sent between two looks at what limits the link."""
 
@@ -372,14 +374,16 @@ class _Appending:
         session = self._session
         try:
             missing = await self._answers(last=False)
-            if self._items and session.refused and session.under_way == 1:
-                await session.reconnect()
-            if self._items and not session.refused:
-                # Once more: what may be taken with less, and what had no mailbox.
+            for left in range(RESENDS - 1, -1, -1):
+                # Again: what may be taken with less, what had no mailbox, what met a limit.
+                if self._items and session.refused and session.under_way == 1:
+                    await session.reconnect()
+                if not self._items or session.refused:
+                    break
                 if missing:
                     await session.create_mailbox(self._mailbox, subscribe=False)
                 await self.send()
-                await self._answers(last=True)
+                missing = await self._answers(last=not left)
             for place in self._items:
                 self._outcomes[place] = NotStored(key=self._messages[place].key)
             if self._flagged and not session.refused:
