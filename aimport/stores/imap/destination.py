@@ -342,6 +342,8 @@ class _Appending:
         self._sent: list[tuple[list[int], Exchange | None]] = []
         """Commands in order, each with the places it speaks of."""
         self._lost: ConnectionLost | None = None
+        self._made = False
+        """The mailbox was missing, and made."""
         self._flagged: list[Uid] = []
         """Stored with \\Flagged on a server that half forgets it."""
         for index, (message, print_) in enumerate(zip(batch.messages, batch.fingerprints, strict=True)):
@@ -382,6 +384,7 @@ class _Appending:
                     break
                 if missing:
                     await session.create_mailbox(self._mailbox, subscribe=False)
+                    self._made = True
                 await self.send()
                 missing = await self._answers(last=not left)
             for place in self._items:
@@ -415,7 +418,7 @@ class _Appending:
             if isinstance(refusal, MessageRefused):
                 words = Rejected(key=MessageKey(""), code=refusal.code, text=clean(tagged.text), cause=refusal.cause)
                 self._refused(places, words, last=last)
-            elif isinstance(refusal, MailboxNotFound) and not last:
+            elif isinstance(refusal, MailboxNotFound) and not (last or self._made):
                 missing = True
             else:
                 self._none_stored(places, refusal)
