@@ -109,7 +109,7 @@ class ImapDestinationSession(Session):
         """Time of the loop before which nothing more is appended: the server asked for it."""
         self._sent_octets = 0
         self._look_at_link = LINK_OCTETS
-        self._told_quota = False
+        self._told_quota = self._asked_quota = False
 
     @property
     def waits(self) -> bool:
@@ -225,7 +225,13 @@ class ImapDestinationSession(Session):
         """What the account's quota says of itself (GETQUOTAROOT, RFC 9208), for a person; "" when it says nothing."""
         if "QUOTA" not in {each.partition("=")[0] for each in self._connection.capabilities} or self.refused:
             return ""
-        quotas = (await self._connection.command(b"GETQUOTAROOT", name)).of(Quota)
+        if self._asked_quota:
+            return ""
+        self._asked_quota = True
+        try:
+            quotas = (await self._connection.command(b"GETQUOTAROOT", name)).of(Quota)
+        except ConnectionLost:  # a BAD, say: that the account is full is known all the same
+            return ""
         return ", ".join(
             f"{resource} {used} of {limit}" for quota in quotas for resource, used, limit in quota.resources
         )
