@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(60)
 async def _nothing_is_left() -> AsyncGenerator[None]:
     before, descriptors = pids(), len(os.listdir("/proc/self/fd"))
     yield
-    assert pids() == before
+    assert not pids() - before  # a server kept for other tests may end a child of its own meanwhile
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
