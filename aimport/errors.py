@@ -39,8 +39,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 Status = Literal["done", "rejects", "quota", "refused", "failed", "stopped"]
-Cause = Literal[
-    "",
+Refusal = Literal[
     "nul",
     "8bit-header",
     "bare-newline",
@@ -53,7 +52,10 @@ Cause = Literal[
     "empty",
     "cte",
 ]
-"""What about a message was refused, as far as the server's words tell; "" when they do not."""
+"""What about a message was refused."""
+
+Cause = Literal["", Refusal]
+"""The refusal as far as the server's words tell; "" when they do not."""
 
 
 class Scope(enum.IntEnum):

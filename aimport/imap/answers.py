@@ -27,6 +27,7 @@ from aimport.errors import (
     MessageRefused,
     OverQuota,
     ProtocolError,
+    Refusal,
     ServerBug,
     Throttled,
     TooManyConnections,
@@ -53,19 +54,9 @@ Meaning = Literal[
     "name",
     "expunged",
     "message",
-    "nul",
-    "8bit-header",
-    "bare-newline",
-    "header",
-    "long-line",
-    "flags",
-    "keywords",
-    "date",
-    "size",
-    "empty",
-    "cte",
+    Refusal,
 ]
-"""What a sentence says: what is wrong, or about a message (the last twelve) why it is refused."""
+"""What a sentence says: what is wrong, or about a message (`message` and each `Refusal`) why it is refused."""
 
 
 class BadAnswer(ProtocolError):
@@ -98,7 +89,7 @@ class Caution:
     """The server's words."""
 
 
-_CAUSES: Final[dict[Meaning, Cause]] = {cause: cause for cause in get_args(Cause) if cause}
+_CAUSES: Final[dict[Meaning, Cause]] = {cause: cause for cause in get_args(Refusal)}
 _KINDS: Final[dict[Meaning, type[AimportError]]] = {
     "throttled": Throttled,
     "connections": TooManyConnections,
