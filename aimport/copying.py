@@ -193,8 +193,8 @@ class Copy:
             message.body.close()
             self._large.release()
 
-    def tell(self, ended: Sequence[tuple[Prepared, Appended | Rejected]]) -> None:
-        """Counts and logs what came to its end."""
+    def finish(self, ended: Sequence[tuple[Prepared, Appended | Rejected]]) -> None:
+        """Counts and logs what came to its end, and gives back what it held."""
         user, mailbox = self.account.job.user, self.work.source.name
         octets_done = 0
         for (_, fingerprint, _), outcome in ended:
@@ -217,6 +217,8 @@ class Copy:
                         user, mailbox, outcome.key, ",".join(outcome.dropped),
                     )  # fmt: skip
         self.account.run.counters.settled(user, len(ended), octets_done)
+        for prepared, _ in ended:
+            self.done_with(prepared.message, prepared.held)
 
 
 class Outlet:
@@ -368,9 +370,7 @@ class Outlet:
         if self._copy.failed_in_a_row > SERVER_BUGS_IN_A_ROW:
             raise bug
         rejection = Rejected(key=prepared.message.key, code=bug.code, text=bug.text)
-        await self._lane.reject([rejection])
-        self._copy.tell([(prepared, rejection)])
-        self._copy.done_with(prepared.message, prepared.held)
+        await self._reject(prepared, rejection)
 
     async def _condemn(self, prepared: Prepared) -> None:
         """Rejects a message that costs the connection each time it is sent; not all messages, one after the other.
@@ -397,9 +397,7 @@ class Outlet:
             for _ in range(self._limits.batches_ahead):
                 self._room.release()
             return
-        await self._lane.reject([rejection])
-        self._copy.tell([(prepared, rejection)])
-        self._copy.done_with(prepared.message, prepared.held)
+        await self._reject(prepared, rejection)
 
     async def _mend(self, prepared: Prepared, refusal: Rejected) -> None:
         """Sends changed versions of a refused message until one is taken; then, or when none is, it has its end.
@@ -410,7 +408,6 @@ class Outlet:
         message, original, held = prepared
         assert isinstance(message.body, bytes)
         wire = octets.wire_form(message.body)
-        outcome: Appended | Rejected = refusal
         from aimport.repair import ladder  # a thousand lines that most runs do not need
 
         reason = f"[{refusal.code}] {refusal.text}" if refusal.code else refusal.text
@@ -426,15 +423,17 @@ class Outlet:
             if isinstance(answer, Appended):
                 outcome = replace(answer, repaired=repaired)
                 await self._record(sent, [outcome])
-                break
+                self._copy.finish([(prepared, outcome)])
+                return
             await self._record(sent, [NotStored(key=message.key)])
             if isinstance(answer, NotStored):
                 assert answer.error is not None, "a message alone is never refused in company"
                 raise answer.error
-        else:
-            await self._lane.reject([refusal])
-        self._copy.tell([(prepared, outcome)])
-        self._copy.done_with(message, held)
+        await self._reject(prepared, refusal)
+
+    async def _reject(self, prepared: Prepared, rejection: Rejected) -> None:
+        await self._lane.reject([rejection])
+        self._copy.finish([(prepared, rejection)])
 
     async def _hand_over(self, part: Sequence[Prepared], repaired: Repaired | None = None) -> Sent:
         """Intent, then the octets."""
@@ -466,9 +465,7 @@ class Outlet:
         await self._record(sent, recorded)
         if ended:
             self._copy.failed_in_a_row = self._work.suspects.rejected_in_a_row = 0
-        self._copy.tell(ended)
-        for prepared, _ in ended:
-            self._copy.done_with(prepared.message, prepared.held)
+        self._copy.finish(ended)
         return left
 
     async def _record(self, sent: Sent, outcomes: Sequence[Outcome]) -> None:
