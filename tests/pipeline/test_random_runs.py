@@ -30,7 +30,7 @@ from aimport.errors import (
     Unavailable,
 )
 from aimport.interfaces import Destination
-from aimport.journal import Journal, Work, _insert, _Meta, _Op
+from aimport.journal import Journal, Work, _Meta, _Op
 from aimport.limits import Limits
 from aimport.model import Appended, Batch, Endpoint, Mailbox, NotStored, Outcome
 from aimport.octets import fingerprint, whole, wire_form
@@ -169,21 +169,9 @@ class ForgetfulJournal(Journal):
         self.killed = True
         self.behind.clear()
 
-    def _queue_row(
-        self,
-        kind: int,
-        user: int,
-        lane: int,
-        number: int,
-        data: bytes,
-        lines: Sequence[bytes] = (),
-        repairs: Sequence[bytes] = (),
-    ) -> int:
-        seq = self._next_seq()
-        op = _Op(lambda db: _insert(db, seq, kind, user, lane, number, data), None, lines, repairs)
+    def _put_behind(self, op: _Op) -> None:
         if not self.killed:
             self.behind.append(op)
-        return seq
 
     async def _ask(self, work: Work[T], *, mark: int = 0, repairs: Sequence[bytes] = ()) -> T:
         self._write_behind()
