@@ -359,9 +359,19 @@ def _quota(rule: str | None) -> str:
 @pytest.fixture(scope="session")
 def dovecot() -> Iterator[Dovecot]:
     """One Dovecot for all tests; take a user name of your own (`unique_user`) and nothing collides."""
+    yield from _or_skip()
+
+
+@pytest.fixture(scope="module")
+def dovecot_with_compress() -> Iterator[Dovecot]:
+    """Dovecot offers COMPRESS only with its plug-in."""
+    yield from _or_skip(WITH_COMPRESS)
+
+
+def _or_skip(extra: str = "") -> Iterator[Dovecot]:
     with ExitStack() as stack:
         try:
-            server = stack.enter_context(run_dovecot())
+            server = stack.enter_context(run_dovecot(extra=extra))
         except servers.CannotGet as reason:
             pytest.skip(str(reason))
         yield server

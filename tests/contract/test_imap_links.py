@@ -6,15 +6,12 @@ The whole contract runs once for each server, in the clear (`stores.account`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Final
 
 import pytest
 
 from aimport.imap.tunnel import Tunnel
 from aimport.stores.imap import account as imap
-from tests import servers
 from tests.contract.stores import ImapAccount, Link, imap_account
 from tests.contract.test_destinations import (
     test_find_sees_exactly_what_was_appended,
@@ -26,7 +23,6 @@ from tests.contract.test_sources import (
     test_leaving_early_leaves_the_session_usable,
     test_messages_come_in_stored_order_as_they_were_put,
 )
-from tests.fix_dovecot import WITH_COMPRESS, Dovecot, run_dovecot
 
 __all__ = [
     "test_every_mailbox_is_listed_once_under_its_unicode_name",
@@ -47,17 +43,6 @@ SERVERS: Final[dict[tuple[str, Link], str]] = {("dovecot", "compress"): "dovecot
 """Fixtures of their own; else that of the server's name."""
 
 pytestmark = pytest.mark.asyncio(loop_factories=("asyncio", "uvloop"))
-
-
-@pytest.fixture(scope="module")
-def dovecot_with_compress() -> Iterator[Dovecot]:
-    """Dovecot offers COMPRESS only with its plug-in."""
-    with ExitStack() as stack:
-        try:
-            server = stack.enter_context(run_dovecot(extra=WITH_COMPRESS))
-        except servers.CannotGet as reason:
-            pytest.skip(str(reason))
-        yield server
 
 
 @pytest.fixture(

@@ -22,7 +22,7 @@ from aimport import sample
 from aimport.octets import whole
 from tests import kept, mail, servers
 from tests.fix_courier import Courier, run_courier
-from tests.fix_dovecot import WITH_COMPRESS, Dovecot, run_dovecot
+from tests.fix_dovecot import Dovecot, run_dovecot
 from tests.relay import Relay, run_relay
 
 pytestmark = [pytest.mark.timeout(300)]
@@ -60,16 +60,6 @@ def totals(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 # COMPRESS (RFC 4978)
 
 
-@pytest.fixture(scope="module")
-def compressing() -> Iterator[Dovecot]:
-    with ExitStack() as stack:
-        try:
-            server = stack.enter_context(run_dovecot(extra=WITH_COMPRESS))
-        except servers.CannotGet as reason:
-            pytest.skip(str(reason))
-        yield server
-
-
 def compressed(relay: Relay) -> list[bool]:
     """For each connection: whether it asked for COMPRESS, after which no command can be read on the wire."""
     found = []
@@ -85,16 +75,18 @@ def compressed(relay: Relay) -> list[bool]:
 @pytest.mark.dovecot
 @pytest.mark.parametrize("setting", ["yes", "no"])
 def test_mail_into_a_server_is_compressed_when_asked_for(
-    setting: str, compressing: Dovecot, unique_user: str, tmp_path: Path
+    setting: str, dovecot_with_compress: Dovecot, unique_user: str, tmp_path: Path
 ) -> None:
-    with run_relay(compressing.port) as relay:
+    with run_relay(dovecot_with_compress.port) as relay:
         done = import_(
             f"-odest_compress={setting}", "-odest_password=env:PW", "import", "-u", unique_user,
             "--to", f"imap://localhost:{relay.port}/?tls=off", "--json", "--journal", tmp_path / "journal",
             f"maildir:{maildir_of(unique_user, tmp_path)}/%u/Maildir", "", "ALL",
         )  # fmt: skip
     assert totals(done)["imported"] == MESSAGES
-    assert mail.in_imap(compressing.port, unique_user, compressing.password) == mail.of_samples(account(unique_user))
+    assert mail.in_imap(dovecot_with_compress.port, unique_user, dovecot_with_compress.password) == mail.of_samples(
+        account(unique_user)
+    )
     assert set(compressed(relay)) == {setting == "yes"}
     sent = sum(len(link.sent) for link in relay.links)
     assert (sent < octets_of(unique_user) * 0.8) == (setting == "yes")
@@ -103,11 +95,11 @@ def test_mail_into_a_server_is_compressed_when_asked_for(
 @pytest.mark.dovecot
 @pytest.mark.parametrize("setting", ["yes", "no"])
 def test_mail_out_of_a_server_is_compressed_when_asked_for(
-    setting: str, compressing: Dovecot, unique_user: str, tmp_path: Path
+    setting: str, dovecot_with_compress: Dovecot, unique_user: str, tmp_path: Path
 ) -> None:
-    shutil.copytree(maildir_of(unique_user, tmp_path) / unique_user, compressing.home(unique_user))
-    compressing.own(compressing.home(unique_user))
-    with run_relay(compressing.port) as relay:
+    shutil.copytree(maildir_of(unique_user, tmp_path) / unique_user, dovecot_with_compress.home(unique_user))
+    dovecot_with_compress.own(dovecot_with_compress.home(unique_user))
+    with run_relay(dovecot_with_compress.port) as relay:
         done = import_(
             f"-osource_compress={setting}", "-osource_password=env:PW", "import", "-u", unique_user,
             "--to", f"maildir:{tmp_path}/to", "--json", "--journal", tmp_path / "journal",
@@ -123,21 +115,21 @@ def test_mail_out_of_a_server_is_compressed_when_asked_for(
 @pytest.mark.dovecot
 @pytest.mark.parametrize("security", ["starttls", "tls"])
 def test_both_sides_may_compress_below_tls(
-    security: str, compressing: Dovecot, unique_user: str, tmp_path: Path
+    security: str, dovecot_with_compress: Dovecot, unique_user: str, tmp_path: Path
 ) -> None:
-    shutil.copytree(maildir_of(unique_user, tmp_path) / unique_user, compressing.home(unique_user))
-    compressing.own(compressing.home(unique_user))
-    tls = f"imaps://localhost:{compressing.tls_port}/"
-    place = tls if security == "tls" else f"imap://localhost:{compressing.port}/"
+    shutil.copytree(maildir_of(unique_user, tmp_path) / unique_user, dovecot_with_compress.home(unique_user))
+    dovecot_with_compress.own(dovecot_with_compress.home(unique_user))
+    tls = f"imaps://localhost:{dovecot_with_compress.tls_port}/"
+    place = tls if security == "tls" else f"imap://localhost:{dovecot_with_compress.port}/"
     done = import_(
         "-osource_compress=yes", "-odest_compress=yes", "-osource_password=env:PW", "-odest_password=env:PW",
-        f"-osource_tls_ca={compressing.ca_file}", f"-odest_tls_ca={compressing.ca_file}",
+        f"-osource_tls_ca={dovecot_with_compress.ca_file}", f"-odest_tls_ca={dovecot_with_compress.ca_file}",
         f"-odest_user=2-{unique_user}", "import", "-u", unique_user, "--to", place, "--json",
         "--journal", tmp_path / "journal", place, "", "ALL",
     )  # fmt: skip
     assert totals(done)["imported"] == MESSAGES
     assert "compression not offered" not in done.stderr
-    held = mail.in_imap(compressing.port, f"2-{unique_user}", compressing.password)
+    held = mail.in_imap(dovecot_with_compress.port, f"2-{unique_user}", dovecot_with_compress.password)
     assert held == mail.of_samples(account(unique_user))
 
 
