@@ -10,8 +10,10 @@ PYTEST_ARGS ?=
 
 BIN := .venv/bin
 TYPED := aimport tests $(wildcard bench)
+# Tests wait for servers more than they compute: one worker more than there are processors.
+WORKERS ?= $(shell "$(PYTHON)" -c 'import os; print(os.cpu_count() + 1)')
 COVERED_TESTS = $(BIN)/coverage erase && \
-	{ $(BIN)/coverage run -m pytest -q --slow-share=$(1) $(PYTEST_ARGS); status=$$?; \
+	{ $(BIN)/coverage run -m pytest -q -n $(WORKERS) --dist worksteal --slow-share=$(1) $(PYTEST_ARGS); status=$$?; \
 	$(BIN)/coverage combine -q && $(BIN)/coverage report; exit $$status; }
 
 .PHONY: help demo test check servers soak bench bench-quick clean

@@ -31,6 +31,7 @@ SERVER_MARKERS: Final = ("dovecot", "cyrus", "courier")  # each has a fixture of
 hypothesis.settings.register_profile("aimport", deadline=None)  # a busy machine is not a counterexample
 hypothesis.settings.load_profile("aimport")
 
+SLOW: Final = "aimport_slow"
 SLOW_LEFT_OUT = pytest.StashKey[int]()
 SLOW_TAKEN = pytest.StashKey[int]()
 
@@ -84,6 +85,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[SLOW_LEFT_OUT] = len(left_out)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
+    if (told := _workeroutput(config)) is not None:
+        told[SLOW] = (taken, len(left_out))
+
+
+def _workeroutput(config: pytest.Config) -> dict[str, object] | None:
+    """What a worker of xdist tells the process that began it; None outside of one."""
+    output: dict[str, object] | None = getattr(config, "workeroutput", None)
+    return output
+
+
+class FromWorkers:
+    """Of the processes that run tests, each has collected all of them."""
+
+    def pytest_testnodedown(self, node: object) -> None:
+        told = getattr(node, "workeroutput", {}).get(SLOW)
+        if told is not None:
+            config: pytest.Config = node.config  # type: ignore[attr-defined]  # xdist is not typed
+            config.stash[SLOW_TAKEN], config.stash[SLOW_LEFT_OUT] = told
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):
+        config.pluginmanager.register(FromWorkers())
 
 
 def _required() -> frozenset[str]:
@@ -111,6 +135,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    # A lone surrogate in what a test logged (names from servers) cannot pass from a worker of xdist, and ends it.
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     if report.failed:
         for name in SERVER_MARKERS:
             server = getattr(item, "funcargs", {}).get(name)

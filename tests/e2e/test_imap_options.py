@@ -283,7 +283,10 @@ def test_a_wrong_profile_in_a_row_of_the_list_fails_that_user_alone(
 @pytest.mark.courier
 @pytest.mark.parametrize("side", ["source", "dest"])
 def test_more_users_than_courier_takes_from_one_address_are_imported(side: str, tmp_path: Path) -> None:
-    """MAXPERIP=4 and six users at once: it refuses those who came before its profile was known, and nobody after."""
+    """MAXPERIP=4 and six users at once: it refuses those who came before its profile was known.
+
+    After that nobody, but for those two once more while it still counts who has just left.
+    """
     users = [f"user{number}@example.org" for number in range(6)]
     for user in users:
         maildir_of(user, tmp_path)
@@ -308,7 +311,7 @@ def test_more_users_than_courier_takes_from_one_address_are_imported(side: str, 
             "--to", server if side == "dest" else to, there if side == "dest" else server, "", "ALL",
         )  # fmt: skip
         assert totals(done)["imported"] == len(users) * MESSAGES
-        assert len(courier.refusals) <= len(users) - 4, done.stderr
+        assert len(courier.refusals) <= 2 * (len(users) - 4), done.stderr
         assert max(courier.at_once) == 4
         for user in users:
             root = courier.maildir(user) if side == "dest" else tmp_path / "to" / user

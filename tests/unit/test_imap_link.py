@@ -112,6 +112,7 @@ class Upload(asyncio.Protocol):
             transport.write(bytes(65536))
             self.sent += 65536
             await self.room.wait()
+            await asyncio.sleep(0)  # else, with room, nobody else has a turn
 
 
 async def _upload(octets_a_read: int, wait_s: float, window: int | None, until: int) -> tuple[bool | None, int]:
