@@ -16,6 +16,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, NamedTuple
 
 import anyio
@@ -541,17 +542,17 @@ async def prepare(messages: Sequence[Message], *, wire: bool) -> list[Prepared]:
     for message in messages:
         body = message.body
         if not isinstance(body, bytes):
-            measured = await anyio.to_thread.run_sync(octets.measure, octets.pieces_of(body))
+            measured = await anyio.to_thread.run_sync(octets.measure, partial(octets.pieces_of, body))
             prepared.append(Prepared(message, measured, _octets_of([message])))
             continue
         if wire or not message.wire:
-            sent = octets.wire_form(body)
+            sent, tidy = octets.formed(body)
             kept = sent if wire else body
         else:
-            sent, kept = octets.both_forms(body)
+            sent, kept, tidy = octets.both_forms(body)
         if kept is not body:
             message = Message(  # dataclasses.replace takes 15 us, this 2
                 key=message.key, flags=message.flags, internal_date=message.internal_date, body=kept, wire=wire
             )
-        prepared.append(Prepared(message, octets.fingerprint(sent), len(body)))
+        prepared.append(Prepared(message, octets.fingerprint(sent, tidy=tidy), len(body)))
     return prepared

@@ -49,6 +49,7 @@ import msgspec
 
 from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
 from aimport.model import (
+    Alike,
     Appended,
     Batch,
     Fingerprint,
@@ -912,7 +913,7 @@ _PackedRepair = tuple[int, Sequence[str], int, str, str]  # index, steps, size a
 
 
 class _Intent(msgspec.Struct, array_like=True):
-    """As it is in the log; of an earlier version without its last element, which most still do without."""
+    """As it is in the log; most have neither of the last two elements, of earlier versions none has."""
 
     created_us: int
     columns: bytes
@@ -920,8 +921,11 @@ class _Intent(msgspec.Struct, array_like=True):
     digests: bytes
     repaired: bytes = b""
     """JSON of a `_PackedRepair`."""
+    alike: bytes = b""
+    """JSON of a list of `_PackedAlike`, for the messages that have one."""
 
 
+_PackedAlike = tuple[int, str, int, Sequence[str]]  # index, digest of the reduced form, octets of the shortest, kinds
 _Columns = tuple[list[bytes], list[int], list[int]]  # keys, sizes, dates
 _OutcomeBlob = tuple[list[int], bytes]  # UID or NO_UID, REFUSED, ABSENT (one for all alike); JSON of the rest
 _read_intent = msgspec.msgpack.Decoder(_Intent).decode
@@ -951,8 +955,14 @@ def _pack_intent(batch: OpenBatch) -> bytes:
     keys = [_blob(key) for key in batch.keys]
     columns = _packed((keys, [fingerprint.size for fingerprint in batch.fingerprints], batch.dates))
     digests = b"".join(fingerprint.digest for fingerprint in batch.fingerprints)
-    repaired = () if batch.repaired is None else (_json(_packed_repair(0, batch.repaired)),)
-    return _packed((batch.created_us, zlib.compress(columns, 1), digests, *repaired))
+    repaired = b"" if batch.repaired is None else _json(_packed_repair(0, batch.repaired))
+    odd: list[_PackedAlike] = [
+        (index, alike.digest.hex(), alike.shortest, alike.kinds)
+        for index, fingerprint in enumerate(batch.fingerprints)
+        if (alike := fingerprint.alike) is not None
+    ]
+    rest = (repaired, _json(odd)) if odd else (repaired,) if repaired else ()
+    return _packed((batch.created_us, zlib.compress(columns, 1), digests, *rest))
 
 
 def _unpack_intent(number: int, data: bytes) -> OpenBatch:
@@ -960,12 +970,16 @@ def _unpack_intent(number: int, data: bytes) -> OpenBatch:
     keys, sizes, dates = _read_columns(zlib.decompress(intent.columns))
     digests = intent.digests
     width = len(digests) // len(keys) if keys else 0
+    alike = {
+        index: Alike(digest=bytes.fromhex(digest), shortest=shortest, kinds=tuple(kinds))
+        for index, digest, shortest, kinds in (json.loads(intent.alike) if intent.alike else ())
+    }
     return OpenBatch(
         number=number,
         created_us=intent.created_us,
         keys=tuple(MessageKey(_text(key)) for key in keys),
         fingerprints=tuple(
-            Fingerprint(size=size, digest=digests[index * width : (index + 1) * width])
+            Fingerprint(size=size, digest=digests[index * width : (index + 1) * width], alike=alike.get(index))
             for index, size in enumerate(sizes)
         ),
         dates=tuple(dates),

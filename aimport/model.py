@@ -200,11 +200,27 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alike:
+    """How a message is known again after a server changed it as servers do (`octets.reduced_pieces`)."""
+
+    digest: bytes
+    """SHA-256 of the reduced form."""
+    shortest: int
+    """Octets of the shortest form that a server keeps; the longest has one line end more than was sent."""
+    kinds: tuple[str, ...]
+    """What about it servers change: "nul", "cr", "8-bit header", "final line end"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """Content identity: octets and SHA-256 of the wire form."""
+    """Content identity: octets and SHA-256 of the wire form.
+
+    `alike` is there for the few messages that some servers do not keep as they are.
+    """
 
     size: int
     digest: bytes
+    alike: Alike | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,7 +316,7 @@ class Stored:
     """A message that `find` saw at the destination.
 
     `wanted` is its place in the list of wanted when the store knows it by name (local stores);
-    None: the caller matches by fingerprint, as a multiset. `internal_date` is seconds since
+    None: the caller matches by content, as a multiset. `internal_date` is seconds since
     1970, None when the store did not say.
     """
 
@@ -308,3 +324,5 @@ class Stored:
     uid: Uid | None = None
     internal_date: int | None = None
     wanted: int | None = None
+    reduced: bytes = b""
+    """SHA-256 of the reduced form (`octets.reduced_pieces`), where a wanted message may have been altered."""

@@ -36,7 +36,7 @@ from aimport.model import (
     Unreadable,
     Wanted,
 )
-from aimport.octets import fingerprint, whole, wire_form
+from aimport.octets import fingerprint, reduced_digest, whole, wire_form
 
 HOP_MESSAGES: Final = 64
 HOP_OCTETS: Final = 1 << 20
@@ -336,13 +336,19 @@ class MemoryDestinationSession:
         if stored is None:
             return []
         first = since.uidnext if since.uidvalidity == stored.uidvalidity else 0
-        sizes = {each.fingerprint.size for each in wanted}
         found = []
         for message in stored.messages:
-            seen = fingerprint(wire_form(message.body))
-            if message.uid >= first and seen.size in sizes:
+            if message.uid >= first:
+                wire = wire_form(message.body)
                 date = int(message.internal_date.timestamp())
-                found.append(Stored(fingerprint=seen, uid=message.uid, internal_date=date))
+                found.append(
+                    Stored(
+                        fingerprint=fingerprint(wire),
+                        uid=message.uid,
+                        internal_date=date,
+                        reduced=reduced_digest((wire,)),
+                    )
+                )
         return found
 
     def _mailbox(self, mailbox: Mailbox) -> MemoryMailbox | None:

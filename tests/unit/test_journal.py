@@ -28,6 +28,7 @@ from aimport import journal as module
 from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
 from aimport.journal import Journal, LaneLog, OpenBatch, RunArguments, runs
 from aimport.model import (
+    Alike,
     Appended,
     Batch,
     Fingerprint,
@@ -365,6 +366,13 @@ REPAIRED = st.builds(
             st.integers(0, 2**40),
             st.binary(min_size=32, max_size=32),
             st.integers(-62_135_596_800, 253_402_300_799),
+            st.none()
+            | st.builds(
+                Alike,
+                digest=st.binary(min_size=32, max_size=32),
+                shortest=st.integers(0, 2**40),
+                kinds=st.lists(st.sampled_from(["nul", "cr"])).map(tuple),
+            ),
         ),
         min_size=1,
         max_size=70,
@@ -372,17 +380,19 @@ REPAIRED = st.builds(
     st.none() | REPAIRED,
 )
 def test_an_intent_reads_back_as_it_was_written(
-    rows: list[tuple[str, int, bytes, int]], repaired: Repaired | None
+    rows: list[tuple[str, int, bytes, int, Alike | None]], repaired: Repaired | None
 ) -> None:
     batch = OpenBatch(
         number=3,
         created_us=5,
-        keys=tuple(MessageKey(key) for key, _, _, _ in rows),
-        fingerprints=tuple(Fingerprint(size=size, digest=digest) for _, size, digest, _ in rows),
-        dates=tuple(date for _, _, _, date in rows),
+        keys=tuple(MessageKey(key) for key, _, _, _, _ in rows),
+        fingerprints=tuple(Fingerprint(size=size, digest=digest, alike=alike) for _, size, digest, _, alike in rows),
+        dates=tuple(date for _, _, _, date, _ in rows),
         repaired=repaired,
     )
-    assert module._unpack_intent(3, module._pack_intent(batch)) == batch
+    read = module._unpack_intent(3, module._pack_intent(batch))
+    assert read == batch
+    assert [each.alike for each in read.fingerprints] == [each.alike for each in batch.fingerprints]
 
 
 OUTCOME = st.one_of(

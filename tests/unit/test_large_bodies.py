@@ -67,7 +67,7 @@ async def copy(octets):
             if way == "spool":
                 message.body.close()
                 message = replace(message, body=await spooled(octets), wire=True)
-            prints = (await anyio.to_thread.run_sync(lambda: measure(pieces_of(message.body))),)
+            prints = (await anyio.to_thread.run_sync(lambda: measure(lambda: pieces_of(message.body))),)
             batch = Batch(run="f00d", number=1, created_us=1, messages=(message,), fingerprints=prints)
             await writer.append(INBOX, batch)
             message.body.close()

@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 from aimport.errors import MessageUnreadable, Scope
 from aimport.octets import (
     fingerprint,
+    formed,
     local_form,
     local_pieces,
     local_size,
     measure,
     pieces_of,
+    reduced_digest,
+    reduced_pieces,
     whole,
     wire_form,
     wire_pieces,
 )
+from tests import kept
 from tests.large import Chunks, chunked
 from tests.strategies import bodies
 
@@ -66,8 +70,56 @@ def test_line_ends_do_not_change_a_fingerprint(body: bytes) -> None:
 def test_pieces_give_the_same_as_the_whole_however_it_is_cut(cut: tuple[bytes, list[bytes]]) -> None:
     body, pieces = cut
     assert b"".join(wire_pieces(pieces)) == wire_form(body)
-    assert measure(pieces) == fingerprint(wire_form(body))
+    measured, expected = measure(lambda: pieces), fingerprint(wire_form(body))
+    assert (measured, measured.alike) == (expected, expected.alike)
+    assert fingerprint(formed(body)[0], tidy=formed(body)[1]).alike == expected.alike
+    assert b"".join(reduced_pieces(wire_pieces(pieces))) == b"".join(reduced_pieces([wire_form(body)]))
     assert whole(Chunks(pieces)) == b"".join(pieces_of(body)) == body
+
+
+ODD = [
+    (b"Subject: n\0l\n\nx\n", ("nul",)),
+    (b"Subject: n\n\n\0\n", ("nul",)),
+    (b"Subject: caf\xe9\n\nx\n", ("8-bit header",)),
+    (b"\xe9 and no header ends", ("8-bit header", "final line end")),
+    (b"Subject: x\n\nold mac\rend\n", ("cr",)),
+    (b"Subject: x\n\nx\r\r\n", ("cr",)),
+    (b"Subject: x\n\nx\r", ("cr", "final line end")),
+    (b"Subject: x\n\nx", ("final line end",)),
+    (b"Subject: x\n\n\xe9\xff\n", ()),  # eight bits in a body are kept by all
+    (b"\n\xe9\n", ()),  # its header is empty
+    (b"\r\n\xe9\r\n", ()),
+    (b"", ()),
+]
+
+
+@pytest.mark.parametrize(("body", "kinds"), ODD)
+def test_what_servers_do_not_keep_is_known_before_it_is_sent(body: bytes, kinds: tuple[str, ...]) -> None:
+    alike = fingerprint(wire_form(body)).alike
+    assert (alike.kinds if alike is not None else ()) == kinds
+
+
+KEEPERS = pytest.mark.parametrize("keeper", [kept.by_dovecot, kept.by_cyrus, kept.by_courier])
+
+
+@KEEPERS
+@given(body=bodies | st.sampled_from([body for body, _ in ODD]))
+def test_whatever_a_server_makes_of_a_message_it_is_known_again(keeper: kept.Keeper, body: bytes) -> None:
+    wire = wire_form(body)
+    served = keeper(body).served
+    if served is None or served == wire:
+        return
+    alike = fingerprint(wire).alike
+    assert alike is not None
+    assert reduced_digest([served]) == alike.digest
+    assert alike.shortest <= len(served) <= len(wire) + 2
+
+
+@given(st.binary(min_size=1, max_size=40).filter(bytes.isascii))
+def test_a_reduced_form_keeps_every_octet_of_ascii_but_cr_and_the_last_line_ends(body: bytes) -> None:
+    assert b"".join(reduced_pieces([body])).replace(b"X", b"\0").replace(b"\x80", b"\0") == (
+        body.replace(b"\r", b"").rstrip(b"\n").replace(b"X", b"\0")
+    )
 
 
 @given(chunked(), st.booleans())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aimport.model import Fingerprint, Stored, Uid, Wanted
+from aimport.model import Alike, Fingerprint, Stored, Uid, Wanted
 from aimport.reconcile import match
 
 PRINTS = [Fingerprint(size=size, digest=digest) for size in (1, 2) for digest in (b"a", b"b")]
@@ -130,3 +130,37 @@ def test_places_known_by_name_go_before_content(
     for one in named:
         assert one.wanted is not None
         assert found[one.wanted] is one
+
+
+# --- messages that a server altered
+
+NULL = Fingerprint(size=9, digest=b"n", alike=Alike(digest=b"~", shortest=9, kinds=("nul",)))
+OTHER = Fingerprint(size=9, digest=b"m", alike=Alike(digest=b"~", shortest=9, kinds=("nul",)))
+CHANGED = Fingerprint(size=9, digest=b"s")
+
+
+def changed(uid: int, date: int | None = None) -> Stored:
+    return Stored(fingerprint=CHANGED, uid=Uid(uid), internal_date=date, reduced=b"~")
+
+
+def test_a_message_that_the_server_altered_is_found_by_its_reduced_form() -> None:
+    assert run([(NULL, 5), (A, 5)], [changed(1), mail(A, 2)]) == [changed(1), mail(A, 2)]
+
+
+def test_what_is_there_unaltered_is_not_taken_for_an_altered_message() -> None:
+    """The octets that the server makes of NULL are another message's own."""
+    assert run([(NULL, 5), (CHANGED, 5)], [changed(1)]) == [None, changed(1)]
+    assert run([(NULL, 5), (CHANGED, 5)], [changed(1), changed(2)]) == [changed(2), changed(1)]
+
+
+def test_messages_that_became_alike_consume_one_stored_each() -> None:
+    assert run([(NULL, 5), (OTHER, 6), (NULL, 7)], [changed(1, 6), changed(2, 5)]) == [
+        changed(2, 5),
+        changed(1, 6),
+        None,
+    ]
+
+
+def test_committed_altered_messages_without_uid_take_theirs_first() -> None:
+    assert run([(NULL, 5)], [changed(1)], fingerprints=Counter({OTHER: 1})) == [None]
+    assert run([(NULL, 5)], [changed(1), changed(2)], fingerprints=Counter({NULL: 1})) == [changed(2)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -296,9 +297,8 @@ class ImapDestinationSession(Session):
         self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position, validity: int
     ) -> Sequence[Stored]:
         floor = since.uidnext if validity == since.uidvalidity else 1
-        prints = {one.fingerprint for one in wanted}
-        # Courier ends a message that has no final line end with one of its own.
-        sizes = {one.size + more for one in prints for more in (0, 2)}
+        sizes = {one.fingerprint.size for one in wanted}
+        spans = _spans(one.fingerprint for one in wanted)
         candidates: dict[int, Fetch] = {}
         exchange = await self._connection.start(
             b"UID FETCH", b"%d:*" % max(floor, 1), b"(UID RFC822.SIZE INTERNALDATE)"
@@ -307,7 +307,8 @@ class ImapDestinationSession(Session):
             for fetch in responses:
                 # n:* always has the last message, whatever its UID (RFC 9051 §6.4.9).
                 if isinstance(fetch, Fetch) and fetch.uid is not None and fetch.uid >= floor:
-                    if fetch.size in sizes or self._profile.fetch_whole == "RFC822":  # whose sizes are not the whole
+                    unsized = fetch.size is None or self._profile.fetch_whole == "RFC822"  # sizes are not of the whole
+                    if unsized or fetch.size in sizes or _within(fetch.size or 0, spans):
                         candidates[fetch.uid] = fetch
         self._demand(await exchange.result(), mailbox)
         stored: list[Stored] = []
@@ -318,12 +319,13 @@ class ImapDestinationSession(Session):
                     if isinstance(fetch, Fetch) and fetch.body is not None and fetch.uid in candidates:
                         listed = candidates.pop(fetch.uid)
                         moment = date_time(listed.internal_date or "")
-                        found, unended = await _fingerprints(fetch.body, mailbox)
+                        found, reduced = await _identities(fetch.body, mailbox, altered=bool(spans))
                         stored.append(
                             Stored(
-                                fingerprint=unended if unended in prints and found not in prints else found,
+                                fingerprint=found,
                                 uid=Uid(fetch.uid),
                                 internal_date=None if moment is None else int(moment.timestamp()),
+                                reduced=reduced,
                             )
                         )
             self._demand(await exchange.result(), mailbox)
@@ -475,15 +477,31 @@ class _Appending:
             self._outcomes[place] = NotStored(key=self._items.pop(place).message.key, error=error)
 
 
-async def _fingerprints(body: bytes | Sink, mailbox: Mailbox) -> tuple[Fingerprint, Fingerprint]:
-    """Of the body as it is, and without its last line end.
+def _spans(prints: Iterable[Fingerprint]) -> list[tuple[int, int]]:
+    """Sizes, from and to, of what a server may make of messages that it does not keep as they are; ascending, apart."""
+    spans: list[tuple[int, int]] = []
+    for first, last in sorted((one.alike.shortest, one.size + len(b"\r\n")) for one in prints if one.alike is not None):
+        if spans and first <= spans[-1][1] + 1:
+            spans[-1] = (spans[-1][0], max(last, spans[-1][1]))
+        else:
+            spans.append((first, last))
+    return spans
+
+
+def _within(size: int, spans: Sequence[tuple[int, int]]) -> bool:
+    at = bisect_right(spans, (size, sys.maxsize)) - 1
+    return at >= 0 and size <= spans[at][1]
+
+
+async def _identities(body: bytes | Sink, mailbox: Mailbox, *, altered: bool) -> tuple[Fingerprint, bytes]:
+    """Fingerprint of a body, and the digest of its reduced form when `altered` ones are looked for.
 
     Raises:
         MailboxError: it cannot be kept on its way, and what is not known is not to be sent again.
     """
     if isinstance(body, bytes):
         wire = octets.wire_form(body)
-        return octets.fingerprint(wire), octets.fingerprint(wire.removesuffix(b"\r\n"))
+        return octets.fingerprint(wire), octets.reduced_digest((wire,)) if altered else b""
     assert isinstance(body, Spool)
     try:
         large = await body.body()
@@ -492,8 +510,10 @@ async def _fingerprints(body: bytes | Sink, mailbox: Mailbox) -> tuple[Fingerpri
             f"{mailbox.name}: what became of a message is unknown: {error.text}", hint=error.hint
         ) from error
     try:
-        whole = await anyio.to_thread.run_sync(octets.measure, large.pieces())
-        return whole, await anyio.to_thread.run_sync(octets.measure, octets.without_last_line_end(large.pieces()))
+        whole = await anyio.to_thread.run_sync(octets.measure, large.pieces)
+        if not altered:
+            return whole, b""
+        return whole, await anyio.to_thread.run_sync(octets.reduced_digest, octets.wire_pieces(large.pieces()))
     finally:
         large.close()
 
