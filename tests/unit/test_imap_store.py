@@ -43,7 +43,8 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import fingerprint, whole
-from aimport.stores.imap import ImapDestination, ImapDestinationSession, ImapSource, ImapSourceSession, UidKeys
+from aimport.stores.imap import ImapDestination, ImapDestinationSession, ImapSource, ImapSourceSession
+from aimport.stores.keys import UidKeys
 from tests.fix_imap import LOGIN, Peer, Script, login, logout, scripted, then
 from tests.mail import RefusedTogether, append_batch
 

@@ -4,6 +4,6 @@ Knows commands and responses; nothing of octets on the wire, TLS or logging in (
 """
 
 from aimport.stores.imap.destination import ImapDestination, ImapDestinationSession
-from aimport.stores.imap.source import ImapSource, ImapSourceSession, UidKeys
+from aimport.stores.imap.source import ImapSource, ImapSourceSession
 
-__all__ = ["ImapDestination", "ImapDestinationSession", "ImapSource", "ImapSourceSession", "UidKeys"]
+__all__ = ["ImapDestination", "ImapDestinationSession", "ImapSource", "ImapSourceSession"]

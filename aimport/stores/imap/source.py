@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Final, overload
+from typing import Final
 
 from aimport import flags, names, octets
 from aimport.errors import (
@@ -36,6 +36,7 @@ from aimport.imap.responses import Exists, Expunge, Fetch, Listed, Tagged, date_
 from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Selection, Unreadable
 from aimport.spool import Spool
 from aimport.stores.imap.account import UNSELECTABLE, Account, Session, decoded, native_name, uidvalidity_of, without
+from aimport.stores.keys import UidKeys
 
 logger = logging.getLogger(__name__)
 
@@ -45,39 +46,6 @@ WINDOWS_AHEAD: Final = 3
 HEADER_OCTETS: Final = 64 * 1024
 UNKNOWN_TOLD: Final = 10
 """Unknown flags of a mailbox that are counted and told."""
-
-
-class UidKeys(Sequence[MessageKey]):
-    """`uidvalidity:uid` of ascending UIDs, made when asked for: 8 octets each instead of a text."""
-
-    def __init__(self, validity: int, uids: array[int]) -> None:
-        self.validity = validity
-        self.uids = uids
-
-    def __len__(self) -> int:
-        return len(self.uids)
-
-    @overload
-    def __getitem__(self, index: int) -> MessageKey: ...
-    @overload
-    def __getitem__(self, index: slice) -> UidKeys: ...
-    def __getitem__(self, index: int | slice) -> MessageKey | UidKeys:
-        if isinstance(index, slice):
-            return UidKeys(self.validity, self.uids[index])
-        return self.key(self.uids[index])
-
-    def __iter__(self) -> Iterator[MessageKey]:
-        return map(self.key, self.uids)
-
-    def __contains__(self, key: object) -> bool:
-        validity, _, uid = str(key).partition(":")
-        if validity != str(self.validity) or not uid.isdecimal():
-            return False
-        at = bisect_left(self.uids, int(uid))
-        return at < len(self.uids) and self.uids[at] == int(uid)
-
-    def key(self, uid: int) -> MessageKey:
-        return MessageKey(f"{self.validity}:{uid}")
 
 
 class ImapSource(Account):

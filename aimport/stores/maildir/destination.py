@@ -38,7 +38,7 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import local_form, local_pieces, local_size, pieces_of
-from aimport.stores import Fsync
+from aimport.stores import Fsync, files
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
     SEPARATOR,
@@ -126,7 +126,7 @@ class MaildirDestinationSession:
         except SourceMissing as error:
             raise MailboxNotFound(error.text, code="NONEXISTENT") from error
         except OSError as error:
-            raise disk.translated(error, path) from error
+            raise files.translated(error, path) from error
         if min(folder.cur, folder.new, folder.tmp) < 0:
             folder.close()
             raise MailboxNotFound(f"{path}: cur, new or tmp is missing", code="NONEXISTENT")
@@ -141,14 +141,14 @@ class MaildirDestinationSession:
             _make_path(root_path, durable)
             if layout.control:
                 _make_path(f"{layout.control}/{directory or '.INBOX'}", durable)
-            root = disk.open_root(layout) if root_path == layout.root else os.open(root_path, disk.DIRECTORY)
+            root = disk.open_root(layout) if root_path == layout.root else os.open(root_path, files.DIRECTORY)
             try:
                 _make_folder(root, directory, durable)
             finally:
                 os.close(root)
         except OSError as error:
             wide = not directory or not os.access(layout.root, os.W_OK)
-            raise disk.translated(error, f"{root_path}/{directory}", wide=wide) from error
+            raise files.translated(error, f"{root_path}/{directory}", wide=wide) from error
         if subscribe:
             try:
                 self._subscribe(mailbox)
@@ -158,7 +158,7 @@ class MaildirDestinationSession:
     def _subscribe(self, mailbox: Mailbox) -> None:
         name = self._layout.subscriptions
         levels = tuple(map(self._layout.level, mailbox.path))
-        fd = os.open(self._layout.control or self._layout.root, disk.DIRECTORY)
+        fd = os.open(self._layout.control or self._layout.root, files.DIRECTORY)
         try:
             with disk.dotlock(fd, f"{name}.lock"):
                 data = disk.read_small(disk.Folder(path=self._layout.root, control=fd), name)
@@ -178,7 +178,7 @@ class MaildirDestinationSession:
             outcomes = writer.append(batch)
         except OSError as error:
             self.close()
-            raise disk.translated(error, writer.folder.path) from error
+            raise files.translated(error, writer.folder.path) from error
         if not self._layout.inbox:
             _count_quota(self._layout.root, writer.octets, sum(isinstance(each, Appended) for each in outcomes))
         return outcomes
@@ -208,7 +208,7 @@ class MaildirDestinationSession:
                     seconds = status.st_mtime_ns // 1_000_000_000
                     found[at] = Stored(fingerprint=wanted[at].fingerprint, internal_date=seconds, wanted=at)
         except OSError as error:
-            raise disk.translated(error, folder.path) from error
+            raise files.translated(error, folder.path) from error
         finally:
             folder.close()
         return [found[at] for at in sorted(found)]
@@ -246,7 +246,7 @@ class _Writer:
         # A large body makes few system calls for its octets, and would keep its turn for seconds.
         large = any(not isinstance(message.body, bytes) for message in batch.messages)
         try:
-            with nullcontext() if large else disk.FILE_TURNS:
+            with nullcontext() if large else files.FILE_TURNS:
                 for index, (message, fingerprint) in enumerate(zip(batch.messages, batch.fingerprints, strict=True)):
                     start = stem(batch.run, batch.number, batch.created_us, index)
                     info, dropped = to_letters(message.flags, letters)
@@ -265,7 +265,7 @@ class _Writer:
             if self._group is not None:
                 self._group.sync()
             touched: set[int] = set()
-            with disk.FILE_TURNS:
+            with files.FILE_TURNS:
                 while written:
                     index, base, info = written[0]
                     fd, name = (self.folder.cur, f"{base}:2,{info}") if info else (self.folder.new, base)
@@ -382,7 +382,7 @@ def _make_directory(dir_fd: int, name: str, mode: int) -> bool:
     except FileExistsError:
         return False
     if mode != 0o700:
-        fd = os.open(name, disk.DIRECTORY, dir_fd=dir_fd)
+        fd = os.open(name, files.DIRECTORY, dir_fd=dir_fd)
         try:
             os.fchmod(fd, mode)
         finally:
@@ -394,7 +394,7 @@ def _make_folder(root: int, directory: str, durable: bool) -> None:
     """What is missing of a mailbox, with the rights of the root."""
     mode = stat.S_IMODE(os.fstat(root).st_mode) & 0o2777
     changed = bool(directory) and _make_directory(root, directory, mode)
-    fd = os.open(directory or ".", disk.DIRECTORY, dir_fd=root)
+    fd = os.open(directory or ".", files.DIRECTORY, dir_fd=root)
     try:
         made = [_make_directory(fd, name, mode) for name in ("tmp", "new", "cur")]
         if directory:

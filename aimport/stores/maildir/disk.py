@@ -23,15 +23,11 @@ from anyio import from_thread
 
 from aimport.errors import (
     AccessRefused,
-    AimportError,
-    DestinationFull,
     MailboxError,
-    MailboxNotFound,
-    OverQuota,
     SourceMissing,
-    Unavailable,
 )
 from aimport.model import MessageKey
+from aimport.stores.files import DIRECTORY, FILE, open_file, read_all, translated
 from aimport.stores.maildir.names import Layout, key_of, parse_keywords, printable, split_name
 
 logger = logging.getLogger(__name__)
@@ -50,10 +46,6 @@ _QUIET_SCANS: Final = 5
 A rename hides a message from about one reading in thirty (a client renaming without a pause, 200
 messages); three readings in all were seen to miss one.
 """
-DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-_NOATIME: Final = getattr(os, "O_NOATIME", 0)
-
 Place = tuple[int, str]
 """Where a message is now: directory descriptor and file name."""
 
@@ -145,31 +137,12 @@ def _on_disk(directory: str, root: int) -> str:
     return directory
 
 
-def open_message(name: str, dir_fd: int) -> int:
-    """A file for reading that does not block, follow or (where we may) change its atime."""
-    try:
-        return os.open(name, _FILE | _NOATIME, dir_fd=dir_fd)
-    except PermissionError:
-        return os.open(name, _FILE, dir_fd=dir_fd)  # O_NOATIME is for the owner
-
-
-def read_all(fd: int, size: int) -> bytes:
-    """All octets of a file; `size` is what stat says and is not believed."""
-    body = os.read(fd, size + 1)
-    if len(body) == size:
-        return body
-    parts = [body]
-    while part := os.read(fd, 1 << 20):
-        parts.append(part)
-    return b"".join(parts)
-
-
 def read_small(folder: Folder, name: str, limit: int = MAX_SMALL) -> bytes | None:
     """A control file; None, with a warning, when it is a link, no file, too large or unreadable."""
     if folder.control < 0:
         return None
     try:
-        fd = open_message(name, folder.control)
+        fd = open_file(name, folder.control)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -325,7 +298,7 @@ def dotlock(dir_fd: int, name: str, deadline_s: float = LOCK_DEADLINE_S) -> Iter
 def _remove_stale(dir_fd: int, name: str) -> None:
     """Remove a lock whose owner is gone: a process of this host that was killed, or nobody for long."""
     with suppress(FileNotFoundError):
-        fd = os.open(name, _FILE, dir_fd=dir_fd)
+        fd = os.open(name, FILE, dir_fd=dir_fd)
         try:
             status = os.fstat(fd)
             pid, _, host = os.read(fd, 300).decode("utf-8", "replace").partition(":")
@@ -401,73 +374,6 @@ def write_file(dir_fd: int, name: str, pieces: Iterable[bytes], *, mode: int, mt
         raise
     return status.st_mtime_ns
 
-
-def translated(error: OSError, path: str, *, wide: bool = False) -> AimportError:
-    """What an operating system error on `path` means; `wide`: on the root, so for the whole user."""
-    text = f"{path}: {error.strerror or error}"
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        text += "; symbolic links are not followed"
-    match error.errno:
-        case errno.ENOSPC | errno.EROFS:
-            return DestinationFull(text)
-        case errno.EDQUOT:
-            return OverQuota(text)
-        case errno.EMFILE | errno.ENFILE | errno.ENOMEM:
-            return Unavailable(text, hint="fewer users or lanes at once, or a higher limit (ulimit -n)")
-        case errno.EACCES | errno.EPERM if wide:
-            return AccessRefused(text)
-        case errno.ENOENT | errno.ESTALE:
-            return MailboxNotFound(text, code="NONEXISTENT")
-    return MailboxError(text)
-
-
-class Turns:
-    """How many threads read files at once: one while files come from memory, more while they come slowly.
-
-    Each system call lets go of the interpreter lock, so two threads that read from the page cache
-    mostly wait for each other: 2 took 58,000 context switches for 10,000 messages, one 32,000 and a
-    tenth less time (measured). A disk or a network that takes its time is asked by many.
-    """
-
-    MOST: ClassVar[int] = 32  # arbitrary
-    SLOW_S: ClassVar[float] = 0.001
-    """A file that takes longer came from no page cache; a wait for the interpreter lock is shorter."""
-    FAST_S: ClassVar[float] = 0.0003
-
-    def __init__(self) -> None:
-        self._allowed = 1
-        self._used = 0
-        self._free = threading.Condition()
-
-    def __enter__(self) -> Turns:
-        with self._free:
-            self._free.wait_for(lambda: self._used < self._allowed)
-            self._used += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._free:
-            self._used -= 1
-            self._free.notify()
-
-    def took(self, files: int, seconds: float) -> None:
-        """So many files took so long: one turn more, or one fewer."""
-        with self._free:
-            if seconds > self.SLOW_S * files:
-                self._allowed = min(self._allowed + 1, self.MOST)
-                self._free.notify()
-            elif seconds < self.FAST_S * files:
-                self._allowed = max(self._allowed - 1, 1)
-
-
-READ_TURNS: Final = Turns()
-FILE_TURNS: Final = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
-"""Threads that read, write or rename files at the same time; who waits for a sync gives its turn away.
-
-Each system call lets go of the interpreter lock: with 20 threads at it, 10,000 messages cost 880,000
-futex calls and 4.7 s of kernel time, with as many threads as processors 1.9 s, and 1.6 times the
-throughput (measured, Maildir to Maildir, 2 processors).
-"""
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _HAS_SYNCFS: Final = hasattr(_libc, "syncfs")  # Linux

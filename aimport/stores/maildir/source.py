@@ -38,6 +38,7 @@ from aimport.model import (
 )
 from aimport.names import INBOX
 from aimport.spool import FileBody
+from aimport.stores import files
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import Layout, order, parse_uidlist, printable, size_in, split_name
 
@@ -121,7 +122,7 @@ def _list(layout: Layout) -> list[Mailbox]:
                 elif entry.is_dir(follow_symlinks=False) and _holds_messages(entry.name, root):
                     directories.append(entry.name)
     except OSError as error:
-        raise disk.translated(error, layout.root, wide=True) from error
+        raise files.translated(error, layout.root, wide=True) from error
     finally:
         os.close(root)
     mailboxes = [layout.mailbox(directory) for directory in directories]
@@ -156,7 +157,7 @@ def _open(layout: Layout, mailbox: Mailbox) -> disk.Folder:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return disk.open_folder(layout, directory)
     except OSError as error:
-        raise disk.translated(error, f"{layout.root}/{directory}") from error
+        raise files.translated(error, f"{layout.root}/{directory}") from error
 
 
 def _select(layout: Layout, mailbox: Mailbox) -> Selection:
@@ -178,7 +179,7 @@ def _select(layout: Layout, mailbox: Mailbox) -> Selection:
             hints=[_hint(key, *found[key], folder) for key in keys],
         )
     except OSError as error:
-        raise disk.translated(error, folder.path) from error
+        raise files.translated(error, folder.path) from error
     finally:
         folder.close()
 
@@ -238,7 +239,7 @@ class _Reader:
             MailboxError: the folder cannot be read any more.
             Unavailable: too many open files.
         """
-        with disk.READ_TURNS as turns:
+        with files.READ_TURNS as turns:
             began = time.monotonic()
             done = self._read_some(wanted)
             turns.took(len(done), time.monotonic() - began)
@@ -285,10 +286,10 @@ class _Reader:
                     return _read_file(key, *place, letters, self._folder.path)
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                        raise disk.translated(error, self._folder.path) from error
+                        raise files.translated(error, self._folder.path) from error
                     if error.errno not in (errno.ENOENT, errno.ESTALE):
                         path = f"{self._folder.path}/{printable(place[1])}"
-                        return Unreadable(key=key, code="unreadable", text=str(disk.translated(error, path)))
+                        return Unreadable(key=key, code="unreadable", text=str(files.translated(error, path)))
                 if self._places is None:
                     self._places = {}
                 self._places.pop(key, None)
@@ -309,7 +310,7 @@ class _Reader:
 
 def _read_file(key: MessageKey, dir_fd: int, name: str, letters: dict[str, str], path: str) -> Message:
     """A message; one above `STREAM_OCTETS` keeps its file open. `path` is that of the folder."""
-    fd = disk.open_message(name, dir_fd)
+    fd = files.open_file(name, dir_fd)
     body: Body | None = None
     try:
         status = os.fstat(fd)
@@ -318,7 +319,7 @@ def _read_file(key: MessageKey, dir_fd: int, name: str, letters: dict[str, str],
         if status.st_size > STREAM_OCTETS:
             body = FileBody(fd, name=f"{path}/{printable(name)}")
         else:
-            body = disk.read_all(fd, status.st_size)
+            body = files.read_all(fd, status.st_size)
     finally:
         if not isinstance(body, FileBody):  # which owns it now
             os.close(fd)
