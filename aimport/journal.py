@@ -58,9 +58,11 @@ from aimport.model import (
     NotStored,
     Outcome,
     Position,
+    Present,
     Rejected,
     Repaired,
     Uid,
+    Wanted,
 )
 from aimport.results import UserResult
 
@@ -70,7 +72,9 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 _Row = tuple[int, int, int, int, int, bytes]  # seq, kind, user, lane, number, data
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {1: ()}
+"""Statements that make the next format of each older one. 2: records AMENDED and PRESENT."""
 APPLICATION: Final = 0x61696D70  # "aimp"
 DDL: Final = (
     "CREATE TABLE meta (id INTEGER PRIMARY KEY, data BLOB NOT NULL, seal INTEGER NOT NULL)",
@@ -81,7 +85,7 @@ DDL: Final = (
     " number INTEGER NOT NULL, data BLOB NOT NULL, seal INTEGER NOT NULL)",
     "CREATE INDEX log_by_user ON log (user)",
 )
-OPENED, LANE, MOVED, INTENT, OUTCOME, REJECT, RESULT = range(1, 8)
+OPENED, LANE, MOVED, INTENT, OUTCOME, REJECT, RESULT, AMENDED, PRESENT = range(1, 10)
 
 # What an OUTCOME holds for a message beside its UID (which is never below 1).
 NO_UID, REFUSED, ABSENT = 0, -1, -2
@@ -148,18 +152,59 @@ class OpenBatch:
     repaired: Repaired | None = None
     """How its only message was changed before it was sent."""
 
+    def wanted(self, run: str, index: int) -> Wanted:
+        """One of its messages, to be looked for."""
+        return Wanted(
+            run=run,
+            number=self.number,
+            created_us=self.created_us,
+            index=index,
+            fingerprint=self.fingerprints[index],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """A source mailbox and where it went. UIDs of the journal are of `position.uidvalidity`."""
+
+    number: int
+    source: str
+    destination: str
+    position: Position
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One message of the journal with its end, for `verify` and manifests; `outcome` None: in doubt."""
+    """One message of the journal with an end, for `verify` and manifests; `outcome` None: in doubt.
+
+    `wanted` is None for what never came as far as a batch: unreadable, vanished, present.
+    """
 
     user: str
-    source: str
-    destination: str
+    lane: Lane
     key: MessageKey
-    fingerprint: Fingerprint
-    date: int
-    outcome: Appended | Rejected | None
+    wanted: Wanted | None
+    date: int | None
+    outcome: Appended | Rejected | Present | None
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        return None if self.wanted is None else self.wanted.fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amendment:
+    """What an audit found of a message that the destination had acknowledged."""
+
+    number: int
+    index: int
+    key: MessageKey
+    size: int
+    uid: Uid | None
+    lost: bool = False
+    """It is not there any more, and is sent again."""
+    doubled: bool = False
+    """It is there, and so is one more that may be of the same batch."""
 
 
 class CommittedKeys:
@@ -185,6 +230,10 @@ class CommittedKeys:
             self._keys.add(key)
             self.octets += octets
 
+    def remove(self, key: str, octets: int) -> None:
+        self._keys.remove(key)
+        self.octets -= octets
+
 
 class LaneLog:
     """What the journal knows about one source mailbox and its destination. One writer at a time."""
@@ -206,6 +255,8 @@ class LaneLog:
         """Flags that the destination could not hold, of committed messages."""
         self.repaired: set[str] = set()
         """Committed keys of which other octets than the source's were stored."""
+        self.present: set[str] = set()
+        """Keys of messages that the destination had before (`--skip-existing`)."""
         self.doubtful: set[str] = set()
         """Keys sent again although they may be stored: what of it is committed may be there twice."""
         self._open: dict[int, OpenBatch] = {}
@@ -220,12 +271,13 @@ class LaneLog:
         return sum(1 for key in self.doubtful if key in self.committed)
 
     def is_settled(self, key: str) -> bool:
-        return key in self.committed or key in self.rejected
+        return key in self.committed or key in self.rejected or key in self.present
 
     def settled_keys(self) -> Iterator[str]:
-        """Committed and rejected keys, each once."""
+        """Committed, present and rejected keys, each once."""
         yield from self.committed
-        yield from (key for key in self.rejected if key not in self.committed)
+        yield from (key for key in self.present if key not in self.committed)
+        yield from (key for key in self.rejected if key not in self.committed and key not in self.present)
 
     async def intent(
         self, messages: Sequence[Message], fingerprints: Sequence[Fingerprint], *, repaired: Repaired | None = None
@@ -300,6 +352,17 @@ class LaneLog:
         self._journal._queue_row(REJECT, self._user, self._id, 0, blob, lines)
         self._add_rejected(rejections)
 
+    async def keep_present(self, found: Sequence[Present]) -> None:
+        """Records messages that are not sent because the destination has them. Written behind."""
+        blob = _json([[each.key, each.uid or NO_UID] for each in found])
+        self._journal._queue_row(PRESENT, self._user, self._id, 0, blob)
+        self._add_present(found)
+
+    async def amend(self, amendments: Sequence[Amendment]) -> None:
+        """Records what an audit found out. Durable: what is lost is sent again by an intent of its own."""
+        self._add_amended(amendments)
+        await self._journal._write(AMENDED, self._user, self._id, 0, _pack_amendments(amendments))
+
     async def escrow(self, original: Fingerprint, body: bytes) -> None:
         """Keeps the octets of a message that will be changed; durable when it returns. A run in memory keeps none."""
         directory = self._journal.directory
@@ -311,8 +374,12 @@ class LaneLog:
         await self._journal._write(MOVED, self._user, self._id, 0, _json([position.uidvalidity, position.uidnext]))
         self.position = position
 
+    def entries(self) -> Iterator[Entry]:
+        """What of this lane has an end, in batch order. Reads the file."""
+        return self._journal.entries(self._name, self._id)
+
     def committed_uids(self) -> set[Uid]:
-        """UIDs of committed messages since the last `move`: not to be matched again. Reads the file."""
+        """UIDs of committed and present messages since the last `move`: not to be matched again. Reads the file."""
         return self._claimed()[0]
 
     def committed_fingerprints_without_uid(self) -> Counter[Fingerprint]:
@@ -320,23 +387,14 @@ class LaneLog:
         return self._claimed()[1]
 
     def _claimed(self) -> tuple[set[Uid], Counter[Fingerprint]]:
-        uids: dict[Uid, Fingerprint] = {}
+        uids: set[Uid] = set()
         others: Counter[Fingerprint] = Counter()
-        opened: dict[int, bytes] = {}
-        for _, kind, _, _, number, data in self._journal._rows_of(self._user, self._id):
-            if kind == MOVED:
-                others.update(uids.values())
-                uids.clear()
-            elif kind == INTENT:
-                opened[number] = data
-            elif kind == OUTCOME:
-                batch = _unpack_intent(number, opened.pop(number))
-                for fingerprint, outcome in zip(batch.fingerprints, _unpack_outcomes(batch.keys, data)[0], strict=True):
-                    if isinstance(outcome, Appended) and outcome.uid is not None:
-                        uids[outcome.uid] = fingerprint
-                    elif isinstance(outcome, Appended):
-                        others[fingerprint] += 1
-        return set(uids), others
+        for entry in self.entries():
+            if isinstance(entry.outcome, Appended | Present) and entry.outcome.uid is not None:
+                uids.add(entry.outcome.uid)
+            elif isinstance(entry.outcome, Appended) and entry.wanted is not None:
+                others[entry.wanted.fingerprint] += 1
+        return uids, others
 
     def _reject_lines(self, ended: Iterable[tuple[Fingerprint | None, Appended | Rejected | None]]) -> list[bytes]:
         """Lines for `rejects.jsonl`; a message rejected again in the same words has its line already."""
@@ -357,6 +415,21 @@ class LaneLog:
     def _add_rejected(self, rejections: Iterable[Rejected]) -> None:
         for rejection in rejections:
             self.rejected[rejection.key] = _cut(rejection)
+
+    def _add_present(self, found: Iterable[Present]) -> None:
+        for each in found:
+            self.present.add(each.key)
+            if self.rejected.pop(each.key, None) is not None:
+                self._journal._stale_rejects = True
+
+    def _add_amended(self, amendments: Iterable[Amendment]) -> None:
+        for each in amendments:
+            if each.lost:
+                self.committed.remove(each.key, each.size)
+                self.dropped.pop(each.key, None)
+                self.repaired.discard(each.key)
+            if each.doubled:
+                self.doubtful.add(each.key)
 
     def _end(
         self,
@@ -429,6 +502,10 @@ class UserLog:
                 lanes[at]._end(keys, sizes, *_unpack_outcomes(keys, data))
             elif kind == REJECT:
                 lanes[at]._add_rejected(_unpack_rejects(data))
+            elif kind == PRESENT:
+                lanes[at]._add_present(_unpack_present(data))
+            elif kind == AMENDED:
+                lanes[at]._add_amended(_unpack_amendments(data))
             elif kind == RESULT:
                 self.result = _unpack_result(data)
         for number, (at, data) in opened.items():
@@ -527,6 +604,7 @@ class Journal:
             with _translated(directory / DATABASE):
                 db = undo.enter_context(closing(_connect(directory / DATABASE)))
                 meta = _read_meta(db, directory)
+                _migrate(db)
                 journal = cls(directory, db, meta, lock)
                 journal._check_all(cut=cut)
                 journal._check_claims()
@@ -650,22 +728,63 @@ class Journal:
         statement = "SELECT name FROM users WHERE id NOT IN (SELECT user FROM log WHERE kind=?) ORDER BY id"
         return self._read(lambda db: [_text(name) for (name,) in db.execute(statement, (RESULT,))])
 
-    def entries(self, user: str) -> Iterator[Entry]:
-        """Every message of a user that a batch held, in batch order, with its last end."""
-        row = self._read(lambda db: db.execute("SELECT id FROM users WHERE name=?", (_blob(user),)).fetchone())
-        lanes: dict[int, tuple[str, str]] = {}
+    def lanes(self, user: str) -> Sequence[Lane]:
+        """Which mailboxes of a user went where, in the order they began."""
+        lanes: dict[int, Lane] = {}
+        for row in self._rows_of(user, LANE, MOVED):
+            _read_lane(row, lanes)
+        return list(lanes.values())
+
+    def entries(self, user: str, of_lane: int | None = None) -> Iterator[Entry]:
+        """Every message of a user that has an end, or an intent without one; of a message sent again, each.
+
+        In the order of the ends, what is in doubt behind them. `of_lane`: number of the only lane that is asked for.
+        """
+        lanes = {lane.number: lane for lane in self.lanes(user)}
+        moved = {row[3]: row[0] for row in self._rows_of(user, MOVED, lane=of_lane)}
+        amended: dict[tuple[int, int], Amendment] = {}
+        for seq, _, _, lane, _, data in self._rows_of(user, AMENDED, lane=of_lane):
+            for each in _unpack_amendments(data):
+                known = dataclasses.replace(each, uid=None) if seq < moved.get(lane, 0) else each
+                amended[each.number, each.index] = known
         opened: dict[int, tuple[int, bytes]] = {}
-        for seq, kind, _, lane, number, data in self._rows_of(row[0]) if row else ():
-            if kind == LANE:
-                source, destination, _, _ = json.loads(data)
-                lanes[seq] = (source, destination)
-            elif kind == INTENT:
+        for seq, kind, _, lane, number, data in self._rows_of(user, INTENT, OUTCOME, REJECT, PRESENT, lane=of_lane):
+            if kind == INTENT:
                 opened[number] = (lane, data)
             elif kind == OUTCOME:
                 lane, intent = opened.pop(number)
-                yield from _entries(user, lanes[lane], _unpack_intent(number, intent), data)
+                batch = _unpack_intent(number, intent)
+                ended: list[Appended | Rejected | None] = []
+                for index, outcome in enumerate(_unpack_outcomes(batch.keys, data)[0]):
+                    amendment = amended.get((number, index))
+                    if isinstance(outcome, Appended) and amendment is not None:
+                        outcome = None if amendment.lost else dataclasses.replace(outcome, uid=amendment.uid)
+                    elif isinstance(outcome, Appended) and seq < moved.get(lane, 0):
+                        outcome = dataclasses.replace(outcome, uid=None)
+                    ended.append(outcome)
+                yield from self._entries(user, lanes[lane], batch, ended)
+            elif kind == REJECT:
+                for rejection in _unpack_rejects(data):
+                    yield Entry(
+                        user=user, lane=lanes[lane], key=rejection.key, wanted=None, date=None, outcome=rejection
+                    )
+            else:
+                for found in _unpack_present(data):
+                    if seq < moved.get(lane, 0):
+                        found = Present(key=found.key)
+                    yield Entry(user=user, lane=lanes[lane], key=found.key, wanted=None, date=None, outcome=found)
         for number, (lane, intent) in opened.items():
-            yield from _entries(user, lanes[lane], _unpack_intent(number, intent), None)
+            yield from self._entries(user, lanes[lane], _unpack_intent(number, intent), None)
+
+    def _entries(
+        self, user: str, lane: Lane, batch: OpenBatch, ended: Sequence[Appended | Rejected | None] | None
+    ) -> Iterator[Entry]:
+        """`ended` None: in doubt."""
+        for index, (key, date) in enumerate(zip(batch.keys, batch.dates, strict=True)):
+            outcome = None if ended is None else ended[index]
+            if ended is None or outcome is not None:
+                wanted = batch.wanted(self.run, index)
+                yield Entry(user=user, lane=lane, key=key, wanted=wanted, date=date, outcome=outcome)
 
     # --- what the logs of users and lanes call
 
@@ -705,12 +824,20 @@ class Journal:
     def _put_behind(self, op: _Op) -> None:
         self._queue.put(op)  # nobody waits for it
 
-    def _rows_of(self, user: int, lane: int | None = None) -> Sequence[_Row]:
-        return self._read(lambda db: list(self._select(db, user, lane)))
+    def _rows_of(self, user: str, *kinds: int, lane: int | None = None) -> Iterator[_Row]:
+        """Records of these kinds, in order; a page at a time, for a user may have a million messages."""
+        number = self._read(lambda db: db.execute("SELECT id FROM users WHERE name=?", (_blob(user),)).fetchone())
+        among = f"kind IN ({','.join(map(str, kinds))})" + (f" AND lane={lane:d}" if lane is not None else "")
+        statement = f"SELECT {COLUMNS} FROM log WHERE user=? AND seq>? AND {among} ORDER BY seq LIMIT {CHUNK}"
+        rows: list[_Row] = []
+        last = 0
+        while number is not None and (last == 0 or len(rows) == CHUNK):
+            rows = self._read(partial(_page, statement, (number[0], last), self._path))
+            yield from rows
+            last = rows[-1][0] if rows else -1
 
-    def _select(self, db: sqlite3.Connection, user: int, lane: int | None = None) -> Iterator[_Row]:
-        statement = f"SELECT {COLUMNS} FROM log WHERE user=?1 AND (lane=?2 OR ?2 IS NULL) ORDER BY seq"
-        for row in db.execute(statement, (user, lane)):
+    def _select(self, db: sqlite3.Connection, user: int) -> Iterator[_Row]:
+        for row in db.execute(f"SELECT {COLUMNS} FROM log WHERE user=? ORDER BY seq", (user,)):
             yield _unsealed(row, self._path)
 
     async def _ask(self, work: Work[T], *, mark: int = 0, repairs: Sequence[bytes] = ()) -> T:
@@ -1093,19 +1220,44 @@ def _repair_line(user: str, mailbox: str, outcome: Appended, repaired: Repaired,
     return json.dumps(line).encode("ascii") + b"\n"
 
 
-def _entries(user: str, names: tuple[str, str], batch: OpenBatch, data: bytes | None) -> Iterator[Entry]:
-    outcomes = _unpack_outcomes(batch.keys, data)[0] if data is not None else [None] * len(batch.keys)
-    for key, fingerprint, date, outcome in zip(batch.keys, batch.fingerprints, batch.dates, outcomes, strict=True):
-        if data is None or outcome is not None:
-            yield Entry(
-                user=user,
-                source=names[0],
-                destination=names[1],
-                key=key,
-                fingerprint=fingerprint,
-                date=date,
-                outcome=outcome,
-            )
+def _read_lane(row: _Row, lanes: dict[int, Lane]) -> None:
+    """Takes a record LANE or MOVED."""
+    seq, kind, _, at, _, data = row
+    if kind == LANE:
+        source, destination, uidvalidity, uidnext = json.loads(data)
+        position = Position(uidvalidity=uidvalidity, uidnext=uidnext)
+        lanes[seq] = Lane(number=seq, source=source, destination=destination, position=position)
+    else:
+        uidvalidity, uidnext = json.loads(data)
+        lanes[at] = dataclasses.replace(lanes[at], position=Position(uidvalidity=uidvalidity, uidnext=uidnext))
+
+
+def _unpack_present(data: bytes) -> list[Present]:
+    return [Present(key=MessageKey(key), uid=Uid(uid) if uid != NO_UID else None) for key, uid in json.loads(data)]
+
+
+def _pack_amendments(amendments: Iterable[Amendment]) -> bytes:
+    return _json(
+        [
+            [each.number, each.index, each.key, each.size, ABSENT if each.lost else each.uid or NO_UID, each.doubled]
+            for each in amendments
+        ]
+    )
+
+
+def _unpack_amendments(data: bytes) -> list[Amendment]:
+    return [
+        Amendment(
+            number=number,
+            index=index,
+            key=MessageKey(key),
+            size=size,
+            uid=Uid(uid) if uid > NO_UID else None,
+            lost=uid == ABSENT,
+            doubled=doubled,
+        )
+        for number, index, key, size, uid, doubled in json.loads(data)
+    ]
 
 
 # --- tables
@@ -1135,6 +1287,10 @@ def _unsealed(row: Sequence[Any], path: Path) -> _Row:
         raise _damaged(path, "log", row[0])
     seq, kind, user, lane, number = numbers
     return seq, kind, user, lane, number, data
+
+
+def _page(statement: str, values: Sequence[int], path: Path, db: sqlite3.Connection) -> list[_Row]:
+    return [_unsealed(row, path) for row in db.execute(statement, values)]
 
 
 def _damaged(path: Path, table: str, row: object, text: str = "does not match its checksum") -> JournalDamaged:
@@ -1167,7 +1323,7 @@ def _read_meta(db: sqlite3.Connection, directory: Path) -> _Meta:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
         raise JournalError(f"{path} is not a journal of aimport", hint=REPAIR)
-    if version != SCHEMA:
+    if version != SCHEMA and version not in MIGRATIONS:
         raise JournalError(
             f"{path} has format {version}, this aimport knows {SCHEMA}", hint="use the aimport that began the run"
         )
@@ -1178,6 +1334,15 @@ def _read_meta(db: sqlite3.Connection, directory: Path) -> _Meta:
     if meta.run != directory.name:
         raise JournalError(f"{path} belongs to run {meta.run}, not to {directory.name}", hint=REPAIR)
     return meta
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Makes the present format of an older one, all steps or none."""
+    with _transaction(db):
+        while (version := db.execute("PRAGMA user_version").fetchone()[0]) != SCHEMA:
+            for statement in MIGRATIONS[version]:
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version={version + 1}")
 
 
 def _user(db: sqlite3.Connection, name: str, destination: str) -> tuple[int, str]:

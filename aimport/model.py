@@ -264,6 +264,14 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """The destination had this message before (`--skip-existing`); `uid` of the one that stands for it."""
+
+    key: MessageKey
+    uid: Uid | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
     """The destination refused this message alone; `code` is its response code, or ""."""
 

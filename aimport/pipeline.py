@@ -394,16 +394,8 @@ async def _settle(account: Account, work: Work, lane: LaneLog, writer: Destinati
     dates: list[int | None] = []
     places: list[tuple[int, int]] = []
     for batch in lane.open_batches:
-        for index, (fingerprint, date) in enumerate(zip(batch.fingerprints, batch.dates, strict=True)):
-            wanted.append(
-                Wanted(
-                    run=run.journal.run,
-                    number=batch.number,
-                    created_us=batch.created_us,
-                    index=index,
-                    fingerprint=fingerprint,
-                )
-            )
+        for index, date in enumerate(batch.dates):
+            wanted.append(batch.wanted(run.journal.run, index))
             dates.append(date)
             places.append((batch.number, index))
     stored = await writer.find(work.target, wanted, lane.position)

@@ -16,7 +16,7 @@ from aimport.cli.call import Call, Globals
 from aimport.config import Settings, load_settings
 from aimport.errors import AimportError, JournalError
 from aimport.journal import Journal, RunArguments
-from aimport.model import Appended, Rejected, UserJob
+from aimport.model import Appended, Present, Rejected, UserJob
 from aimport.plan import Plan, jobs, make_plan
 from aimport.results import RunReport, UserResult, exit_code
 from aimport.stores import Stores
@@ -179,20 +179,22 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
 
 def _so_far(journal: Journal, user: str) -> UserResult:
     """A user without a recorded end: what batches held so far."""
-    ends = {(entry.source, entry.destination, entry.key): entry for entry in journal.entries(user)}
-    imported = [entry for entry in ends.values() if isinstance(entry.outcome, Appended)]
+    ends = {(entry.lane.number, entry.key): entry for entry in journal.entries(user)}
+    imported = [entry.fingerprint for entry in ends.values() if isinstance(entry.outcome, Appended)]
+    present = sum(isinstance(entry.outcome, Present) for entry in ends.values())
     rejected = Counter(
         entry.outcome.code or "refused" for entry in ends.values() if isinstance(entry.outcome, Rejected)
     )
-    unfinished = len(ends) - len(imported) - rejected.total()
+    unfinished = len(ends) - len(imported) - present - rejected.total()
     return UserResult(
         user=user,
         status="stopped",
         found=len(ends),
         imported=len(imported),
+        present=present,
         skipped={"unfinished": unfinished} if unfinished else {},
         rejected=dict(rejected),
-        octets=sum(entry.fingerprint.size for entry in imported),
+        octets=sum(fingerprint.size for fingerprint in imported if fingerprint is not None),
         error="no end was recorded: the run works now, or was killed (aimport resume)",
     )
 

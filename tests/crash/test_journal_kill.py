@@ -153,7 +153,7 @@ def check(root: Path) -> None:
     with Journal.view(root, None) as journal:
         assert [result.user for result in journal.results()] in (list(USERS), list(USERS[::-1]))
         entries = [(user, entry) for user in USERS for entry in journal.entries(user)]
-        ended = Counter((user, e.source, e.key) for user, e in entries if isinstance(e.outcome, Appended))
+        ended = Counter((user, e.lane.source, e.key) for user, e in entries if isinstance(e.outcome, Appended))
         assert ended == Counter(expected)
         assert journal.directory is not None
         rejects = [json.loads(line) for line in (journal.directory / "rejects.jsonl").read_text().splitlines()]

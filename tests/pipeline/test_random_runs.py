@@ -273,9 +273,9 @@ class Seed(World):
         assert result.balanced, result
         assert not result.bug, result
         acknowledged = Counter(
-            (entry.destination, entry.fingerprint)
+            (entry.lane.destination, entry.fingerprint)
             for entry in self.journal.entries("bob")
-            if isinstance(entry.outcome, Appended)
+            if isinstance(entry.outcome, Appended) and entry.fingerprint is not None
         )
         stored = Counter((mailbox, fingerprint(body)) for mailbox, body, _ in held.elements())
         assert acknowledged <= stored, f"called stored, and not there: {acknowledged - stored}"

@@ -92,6 +92,7 @@ async def test_a_message_is_taken_at_the_second_rung_and_its_neighbours_as_they_
     kept = entry.outcome.repaired
     assert (kept.steps, kept.reason) == (("final-crlf", "nul"), "Message contains NUL characters")
     assert (kept.original.size, kept.original.digest) == (len(bad(7)), hashlib.sha256(bad(7)).digest())
+    assert entry.fingerprint is not None
     assert entry.fingerprint.digest == hashlib.sha256(mended(7)).digest()
     assert result.octets == sum(map(len, [*bodies(6), mended(7)]))
 

@@ -34,7 +34,8 @@ from aimport.stores.imap import ImapDestination, ImapDestinationSession, ImapSou
 from tests.fix_imap import BEFORE, LOGIN, Peer, Script, Scripted, login, logout, scripted, then
 from tests.mail import append_batch
 
-QUICK = Deadlines(connect_s=2.0, command_s=0.5, append_s=0.5, close_s=0.5)
+PATIENT = Deadlines(connect_s=20.0, command_s=20.0, append_s=20.0, close_s=0.5)
+QUICK = replace(PATIENT, connect_s=2.0, command_s=0.5, append_s=0.5)
 BOX = Mailbox(path=("box",), separator="/")
 ROOT = 'C: r LIST "" ""\nS: * LIST (\\Noselect) "/" ""\nS: r OK'
 EXAMINE = 'C: e EXAMINE "box"\nS: * 3 EXISTS\nS: * OK [UIDVALIDITY 7] x\nS: e OK'
@@ -45,19 +46,21 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @asynccontextmanager
-async def source(script: str | Script, *, end: Script = logout) -> AsyncGenerator[ImapSourceSession]:
+async def source(
+    script: str | Script, *, end: Script = logout, deadlines: Deadlines = PATIENT
+) -> AsyncGenerator[ImapSourceSession]:
     async with scripted(then(LOGIN, ROOT, script, end)) as server:
-        async with ImapSource(server.endpoint(), deadlines=QUICK).open() as session:
+        async with ImapSource(server.endpoint(), deadlines=deadlines).open() as session:
             yield session
 
 
 @asynccontextmanager
 async def destination(
-    script: str | Script, *, end: Script = logout, profile: str = "generic"
+    script: str | Script, *, end: Script = logout, profile: str = "generic", deadlines: Deadlines = PATIENT
 ) -> AsyncGenerator[tuple[ImapDestinationSession, Scripted]]:
     async with scripted(then(login("IMAP4rev1 LITERAL+"), ROOT, script, end)) as server:
         endpoint = replace(server.endpoint(), profile=profile)
-        async with ImapDestination(endpoint, deadlines=QUICK).open() as session:
+        async with ImapDestination(endpoint, deadlines=deadlines).open() as session:
             yield session, server
 
 
@@ -152,7 +155,8 @@ async def test_i2_a_literal_that_is_not_as_long_as_said_is_noticed(literal: byte
     """Invariant: no message is handed on with octets that are not its own."""
     found: list[Message | Unreadable] = []
     script = answered_with(one(1) + one(2, literal) + b"FOK")
-    async with source(then(sizes(1, 2), script), end=closed) as session:
+    deadlines = QUICK if kind is DeadlinePassed else PATIENT
+    async with source(then(sizes(1, 2), script), end=closed, deadlines=deadlines) as session:
         with pytest.raises(kind):
             await read(session, found)
     assert bodies(found) in ([b"hello"], [])
@@ -320,7 +324,7 @@ async def test_i4_only_the_answer_to_the_command_itself_is_a_receipt(answers: li
     """Invariant: a batch with anything wrong in its answers is in doubt; nothing of it counts as stored."""
     one = f'APPEND "box" () {SAID} {{3+}}'
     script = "\n".join([f"C: a {one}", "C| one", f"C: b {one}", "C| two", *answers])
-    async with destination(script, end=Peer.until_closed) as (session, _):
+    async with destination(script, end=Peer.until_closed, deadlines=QUICK) as (session, _):
         with pytest.raises(ConnectionLost):
             await append(session, batch("one", "two"))
 

@@ -42,7 +42,7 @@ from aimport.model import (
     Unreadable,
     Wanted,
 )
-from aimport.octets import fingerprint, whole
+from aimport.octets import fingerprint, reduced_digest, whole
 from aimport.stores.imap import ImapDestination, ImapDestinationSession, ImapSource, ImapSourceSession
 from aimport.stores.keys import UidKeys
 from tests.fix_imap import LOGIN, Peer, Script, login, logout, scripted, then
@@ -699,9 +699,9 @@ async def test_find_reads_only_bodies_of_the_sizes_it_wants() -> None:
     async with destination(script) as session:
         stored = await session.find(BOX, wanted, Position(uidvalidity=7, uidnext=5))
     # UID 7 is the same with the line end that Courier adds.
-    assert [(each.uid, each.fingerprint, each.internal_date) for each in stored] == [
-        (6, fingerprint(b"one"), int(DATE.timestamp())),
-        (7, fingerprint(b"one"), None),
+    assert [(each.uid, each.fingerprint, each.reduced, each.internal_date) for each in stored] == [
+        (6, fingerprint(b"one"), reduced_digest([b"one"]), int(DATE.timestamp())),
+        (7, fingerprint(b"one\r\n"), reduced_digest([b"one"]), None),
     ]
 
 

@@ -648,7 +648,9 @@ async def test_entries_tell_the_end_of_every_message(tmp_path: Path) -> None:
     assert isinstance(ends[MessageKey("1700000000:4")], Rejected)
     assert ends[MessageKey("1700000000:20")] is None
     assert MessageKey("1700000000:7") not in ends
-    assert {(entry.user, entry.source, entry.destination) for entry in entries} == {("änne", "INBOX", "INBOX")}
+    assert {(entry.user, entry.lane.source, entry.lane.destination) for entry in entries} == {
+        ("änne", "INBOX", "INBOX")
+    }
 
 
 # --- one owner
