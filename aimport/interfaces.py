@@ -20,6 +20,8 @@ from aimport.model import (
     Position,
     Selection,
     Stored,
+    Survey,
+    Uid,
     Unreadable,
     Wanted,
 )
@@ -143,10 +145,18 @@ class DestinationSession(Protocol):
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         """Messages stored at or after `since` that may be one of `wanted` (same size at least).
 
-        The caller matches by digest as a multiset (`reconcile.match`).
+        The caller matches by content as a multiset (`reconcile.match`).
         An unknown mailbox holds nothing. When UIDVALIDITY is not that of `since`, the whole
         mailbox is looked at.
         """
+        ...
+
+    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+        """What is there at or above `since` (all of it when UIDVALIDITY is another); None: there is no such mailbox."""
+        ...
+
+    def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
+        """By what a stored message is recognised in a `Survey`; "": only its octets tell."""
         ...
 
 

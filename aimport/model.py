@@ -11,7 +11,7 @@ message has the same fingerprint in every store. A body of more than `STREAM_OCT
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, NewType, Protocol
@@ -334,3 +334,19 @@ class Stored:
     wanted: int | None = None
     reduced: bytes = b""
     """SHA-256 of the reduced form (`octets.reduced_pieces`), where a wanted message may have been altered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What a mailbox holds at or above a position, in the store's order; no octets were read.
+
+    `keys`, `sizes` (octets of the wire form, as the store says) and `dates` (seconds since 1970) stand beside each
+    other; keys are those that a source gives which reads the same account. `at` finds the index of a place
+    (`DestinationSession.place`), None when nothing is there.
+    """
+
+    uidvalidity: int
+    keys: Sequence[MessageKey]
+    sizes: Sequence[int]
+    dates: Sequence[int]
+    at: Callable[[str], int | None] = field(repr=False)

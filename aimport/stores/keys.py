@@ -33,11 +33,15 @@ class UidKeys(Sequence[MessageKey]):
         return map(self.key, self.uids)
 
     def __contains__(self, key: object) -> bool:
-        validity, _, uid = str(key).partition(":")
+        return self.at(str(key)) is not None
+
+    def at(self, key: str) -> int | None:
+        """The index of a key, None when it is not there. Takes logarithmic time."""
+        validity, _, uid = key.partition(":")
         if validity != str(self.validity) or not uid.isdecimal():
-            return False
+            return None
         at = bisect_left(self.uids, int(uid))
-        return at < len(self.uids) and self.uids[at] == int(uid)
+        return at if at < len(self.uids) and self.uids[at] == int(uid) else None
 
     def key(self, uid: int) -> MessageKey:
         return MessageKey(f"{self.validity}:{uid}")

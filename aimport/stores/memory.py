@@ -32,6 +32,7 @@ from aimport.model import (
     Rejected,
     Selection,
     Stored,
+    Survey,
     Uid,
     Unreadable,
     Wanted,
@@ -350,6 +351,25 @@ class MemoryDestinationSession:
                     )
                 )
         return found
+
+    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+        await self._store._event("survey", self._account, mailbox)
+        stored = self._mailbox(mailbox)
+        if stored is None:
+            return None
+        first = since.uidnext if since.uidvalidity == stored.uidvalidity else 0
+        messages = [message for message in stored.messages if message.uid >= first]
+        keys = [MessageKey(f"{stored.uidvalidity}:{message.uid}") for message in messages]
+        return Survey(
+            uidvalidity=stored.uidvalidity,
+            keys=keys,
+            sizes=[len(wire_form(message.body)) for message in messages],
+            dates=[int(message.internal_date.timestamp()) for message in messages],
+            at={str(key): index for index, key in enumerate(keys)}.get,
+        )
+
+    def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
+        return "" if uid is None else f"{uidvalidity}:{uid}"
 
     def _mailbox(self, mailbox: Mailbox) -> MemoryMailbox | None:
         return self._store.accounts.get(self._account, {}).get(mailbox.path)

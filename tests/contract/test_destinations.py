@@ -12,7 +12,7 @@ from pathlib import Path
 from anyio import create_task_group
 
 from aimport.interfaces import DestinationSession
-from aimport.model import Appended, Mailbox, Message, Position, Rejected
+from aimport.model import Appended, Mailbox, Message, Position, Rejected, Uid
 from aimport.spool import FileBody
 from tests.contract.stores import INBOX, Account, Path_, account, batch, large_octets, message, wanted
 from tests.mail import RefusedTogether, append_batch
@@ -130,6 +130,34 @@ async def test_find_sees_exactly_what_was_appended(account: Account) -> None:
 async def test_find_in_an_unknown_mailbox_sees_nothing(account: Account) -> None:
     async with account.destination().open() as session:
         assert not await session.find(account.mailbox(("Nope",)), wanted(batch(message(1))), Position())
+
+
+async def test_a_survey_recognises_what_was_appended_and_reads_no_octets(account: Account) -> None:
+    """Its keys are those of a source that reads the same account."""
+    old, sent = batch(message(1), number=1), batch(message(1), message(2, "\\Seen"), message(2), number=2)
+    mailbox = account.mailbox(INBOX)
+    async with opened(account, INBOX) as session:
+        await append_batch(session, mailbox, old)
+        since = await session.position(mailbox)
+        assert since is not None
+        outcomes = await append_batch(session, mailbox, sent)
+    async with account.destination().open() as session:
+        survey = await session.survey(mailbox, since)
+        assert survey is not None
+        uids = [outcome.uid if isinstance(outcome, Appended) else None for outcome in outcomes]
+        places = [session.place(*known, survey.uidvalidity) for known in zip(wanted(sent), uids, strict=True)]
+        at = [survey.at(place) for place in places]
+        assert None not in at and len(set(at)) == 3
+        assert [survey.sizes[index] for index in at if index is not None] == [one.size for one in sent.fingerprints]
+        assert [survey.dates[index] for index in at if index is not None] == [
+            int(one.internal_date.timestamp()) for one in sent.messages
+        ]
+        never = wanted(batch(message(3), number=3))[0]
+        assert survey.at(session.place(never, Uid(4_000_000), survey.uidvalidity)) is None
+        assert await session.survey(account.mailbox(("Nope",)), Position()) is None
+    async with account.source().open() as source:
+        keys = (await source.select(mailbox)).keys
+    assert {survey.keys[index] for index in at if index is not None} <= set(keys)
 
 
 async def test_two_sessions_may_make_and_fill_at_once(account: Account) -> None:

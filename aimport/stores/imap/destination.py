@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from array import array
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -51,6 +52,7 @@ from aimport.model import (
     Position,
     Rejected,
     Stored,
+    Survey,
     Uid,
     Wanted,
 )
@@ -65,6 +67,7 @@ from aimport.stores.imap.account import (
     uidvalidity_of,
     without,
 )
+from aimport.stores.keys import UidKeys
 
 logger = logging.getLogger(__name__)
 
@@ -330,6 +333,37 @@ class ImapDestinationSession(Session):
                         )
             self._demand(await exchange.result(), mailbox)
         return stored
+
+    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+        try:
+            async with self._looked_at(mailbox) as reply:
+                validity = uidvalidity_of(reply)
+                uids, sizes, dates = array("Q"), array("Q"), array("q")
+                if any(exists.number for exists in reply.of(Exists)[-1:]):
+                    floor = max(since.uidnext if validity == since.uidvalidity else 1, 1)
+                    exchange = await self._connection.start(
+                        b"UID FETCH", b"%d:*" % floor, b"(UID RFC822.SIZE INTERNALDATE)"
+                    )
+                    while responses := await exchange.responses():
+                        for fetch in responses:
+                            if not isinstance(fetch, Fetch) or fetch.uid is None or fetch.uid < floor:
+                                continue
+                            if fetch.size is None:  # flags that changed just now
+                                continue
+                            if uids and fetch.uid <= uids[-1]:
+                                raise ProtocolError(f"{self._connection.where}: UIDs do not ascend")
+                            moment = date_time(fetch.internal_date or "")
+                            uids.append(fetch.uid)
+                            sizes.append(fetch.size)
+                            dates.append(0 if moment is None else int(moment.timestamp()))
+                    self._demand(await exchange.result(), mailbox)
+                keys = UidKeys(validity, uids)
+                return Survey(uidvalidity=validity, keys=keys, sizes=sizes, dates=dates, at=keys.at)
+        except MailboxNotFound:
+            return None
+
+    def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
+        return "" if uid is None else f"{uidvalidity}:{uid}"
 
     def _demand(self, tagged: Tagged, mailbox: Mailbox) -> None:
         if tagged.status != "OK":

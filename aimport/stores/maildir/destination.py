@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import stat
+from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
@@ -32,9 +33,12 @@ from aimport.model import (
     Fingerprint,
     Mailbox,
     Message,
+    MessageKey,
     Position,
     Rejected,
     Stored,
+    Survey,
+    Uid,
     Wanted,
 )
 from aimport.octets import local_form, local_pieces, local_size, pieces_of
@@ -50,6 +54,7 @@ from aimport.stores.maildir.names import (
     split_name,
     stem,
     stem_in,
+    wire_size_in,
     with_subscription,
 )
 
@@ -112,6 +117,12 @@ class MaildirDestinationSession:
 
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         return await to_thread.run_sync(self._find, mailbox, wanted)
+
+    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+        return await to_thread.run_sync(self._survey, mailbox)
+
+    def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
+        return stem(wanted.run, wanted.number, wanted.created_us, wanted.index)
 
     def _open(self, mailbox: Mailbox) -> disk.Folder:
         """The folder, complete.
@@ -212,6 +223,34 @@ class MaildirDestinationSession:
         finally:
             folder.close()
         return [found[at] for at in sorted(found)]
+
+    def _survey(self, mailbox: Mailbox) -> Survey | None:
+        try:
+            folder = self._open(mailbox)
+        except MailboxNotFound:
+            return None
+        keys: list[MessageKey] = []
+        sizes, dates = array("Q"), array("q")
+        try:
+            for key, (fd, name) in disk.scan(folder).items():
+                with suppress(FileNotFoundError):  # gone since, or renamed: a second look would tell no more
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    keys.append(key)
+                    sizes.append(_wire_size(name, status.st_size))
+                    dates.append(status.st_mtime_ns // 1_000_000_000)
+        except OSError as error:
+            raise files.translated(error, folder.path) from error
+        finally:
+            folder.close()
+        places = {stem_in(key) or key: index for index, key in enumerate(keys)}
+        return Survey(uidvalidity=0, keys=keys, sizes=sizes, dates=dates, at=places.get)
+
+
+def _wire_size(name: str, octets: int) -> int:
+    """Octets of the wire form as the name promises; those of the file where it does not, or lies of the file."""
+    base = split_name(name)[0]
+    promised = wire_size_in(base)
+    return octets if promised is None or size_in(base) != octets else promised
 
 
 class _Writer:

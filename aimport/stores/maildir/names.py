@@ -25,6 +25,7 @@ _KNOWN: Final = frozenset(
 )
 _ORDER = re.compile(r"(\d*)(?:\.M(\d+))?", re.ASCII)
 _SIZE = re.compile(r",S=(\d+)(?=,|\Z)", re.ASCII)
+_WIRE_SIZE = re.compile(r",W=(\d+)(?=,|\Z)", re.ASCII)
 _STEM = re.compile(r"\d+\.M\d+R[^.]*B\d+N\d+(?=\.)", re.ASCII)
 _KEYWORD_LINE = re.compile(r"(\d{1,2}) (.+)", re.ASCII)
 _UIDLIST_V3 = re.compile(r"3( [A-Z]\S*)*")
@@ -143,6 +144,12 @@ def order(base: str) -> tuple[int, int, str]:
 def size_in(base: str) -> int | None:
     """The size that `,S=` promises; the octets decide."""
     found = _SIZE.search(base)
+    return int(found[1]) if found else None
+
+
+def wire_size_in(base: str) -> int | None:
+    """The size with CRLF line ends that `,W=` promises."""
+    found = _WIRE_SIZE.search(base)
     return int(found[1]) if found else None
 
 
