@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ import anyio
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from aimport import octets
+from aimport import octets, seams
 from aimport.account import LOSSES_ALONE, Account, Work
 from aimport.errors import AimportError, ConnectionLost, MailboxError, MessageUnreadable, ServerBug, widest
 from aimport.interfaces import Appending, DestinationSession, SourceSession
@@ -346,7 +345,7 @@ class Outlet:
         while parts:
             part, failures = parts.pop()
             wait_s = self._limits.retry_wait_s * min(failures, ServerBug.tries)
-            await anyio.sleep(wait_s * random.uniform(0.5, 1.0))
+            await anyio.sleep(wait_s * seams.jitter())
             left = await self._settle(await self._hand_over(part))
             if left.errors:
                 raise widest(left.errors)

@@ -27,7 +27,6 @@ import math
 import os
 import queue
 import re
-import secrets
 import shutil
 import socket
 import sqlite3
@@ -42,11 +41,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio.to_thread
 import msgspec
 
+from aimport import seams
 from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
 from aimport.model import (
     Alike,
@@ -534,8 +534,7 @@ class Journal:
         """Records known to be lost and accepted (`reopen(cut=True)`), also by an earlier resume: what the
         destination holds of this run has to be found by content."""
         self._stale_rejects = False
-        self._queue: queue.SimpleQueue[_Op | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._writer: _Writer | None = None
         self._failure: JournalError | None = None
         self._told = False
         self._path = directory / DATABASE if directory is not None else Path(":memory:")
@@ -568,7 +567,7 @@ class Journal:
             directory, lock = _make_directory(root)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
             undo.callback(os.close, lock)
-            meta = _Meta(run=directory.name, job=job, arguments=arguments, created_us=_now_us())
+            meta = _Meta(run=directory.name, job=job, arguments=arguments, created_us=seams.now_us())
             with _translated(directory / DATABASE):
                 os.close(_open_file(directory / DATABASE, os.O_EXCL))
                 db = undo.enter_context(closing(_connect(directory / DATABASE, new=True)))
@@ -624,7 +623,7 @@ class Journal:
     @classmethod
     def in_memory(cls) -> Journal:
         """The same behaviour without a directory: SQLite spills to an unlinked temporary file, nothing survives."""
-        meta = _Meta(run=_new_name(), job="", arguments=RunArguments(argv=(), cwd=""), created_us=_now_us())
+        meta = _Meta(run=_new_name(), job="", arguments=RunArguments(argv=(), cwd=""), created_us=seams.now_us())
         db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         _make_tables(db, meta)
         journal = cls(None, db, meta)
@@ -637,12 +636,11 @@ class Journal:
         Raises:
             JournalError: something could not be written and nobody was told yet.
         """
-        if self._thread is None:
+        if self._writer is None:
             return
         self._closing = True
-        self._queue.put(None)
-        self._thread.join()  # one last sync; not awaited, so that no cancellation can leave the run locked
-        self._thread = None
+        self._writer.close()  # one last sync; not awaited, so that no cancellation can leave the run locked
+        self._writer = None
         try:
             if self.directory is None:
                 self._kept = list(self.results())
@@ -791,7 +789,7 @@ class Journal:
     def _next_batch(self, messages: int) -> tuple[int, int]:
         """Number and time of a new batch. Names of local files count on from `created_us`: leave room."""
         self._number += 1
-        self._created_us, now = self._created_us + 1000, _now_us()
+        self._created_us, now = self._created_us + 1000, seams.now_us()
         created_us = max(self._created_us, now)
         self._created_us = created_us + messages
         return self._number, created_us
@@ -818,11 +816,8 @@ class Journal:
         repairs: Sequence[bytes] = (),
     ) -> int:
         seq = self._next_seq()
-        self._put_behind(_Op(lambda db: _insert(db, seq, kind, user, lane, number, data), None, lines, repairs))
+        self._put(_Op(lambda db: _insert(db, seq, kind, user, lane, number, data), None, lines, repairs))
         return seq
-
-    def _put_behind(self, op: _Op) -> None:
-        self._queue.put(op)  # nobody waits for it
 
     def _rows_of(self, user: str, *kinds: int, lane: int | None = None) -> Iterator[_Row]:
         """Records of these kinds, in order; a page at a time, for a user may have a million messages."""
@@ -844,15 +839,19 @@ class Journal:
         """Runs `work` in the next transaction; its answer comes when that is durable."""
         self._check()
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Op(work, waiter, repairs=repairs, mark=mark))
+        self._put(_Op(work, waiter, repairs=repairs, mark=mark))
         return await waiter
+
+    def _put(self, op: _Op) -> None:
+        assert self._writer is not None, "`_check` was asked"
+        self._writer.put(op)
 
     def _read(self, work: Work[T]) -> T:
         """Runs `work` after all that was asked before and waits; also after `close`."""
-        if self._thread is not None:
+        if self._writer is not None:
             self._check()
             waiter: concurrent.futures.Future[T] = concurrent.futures.Future()
-            self._queue.put(_Op(work, waiter, at_once=True))
+            self._put(_Op(work, waiter, at_once=True))
             return waiter.result()
         with _translated(self._path):
             if not self._closed:
@@ -864,39 +863,19 @@ class Journal:
         if self._failure is not None:
             self._told = True
             raise _copy(self._failure)
-        if self._closing or self._thread is None:
+        if self._closing or self._writer is None:
             raise RuntimeError("the journal is closed, or only looked at")
 
-    # --- the writer thread
+    # --- what the writer does
 
     def _start(self) -> None:
         if self.directory is not None:
             self._mark = _open_file(self.directory / MARK)
             self._rejects = _open_file(self.directory / REJECTS, os.O_APPEND)
-        self._thread = threading.Thread(target=self._work, name=f"journal {self.run}", daemon=True)
-        self._thread.start()
+        self._writer = self._make_writer()
 
-    def _work(self) -> None:
-        """Commits all that waits as one transaction, over and over, until None is in the queue.
-
-        One sync serves all lanes that ask for one within `GROUP_S`; what nobody waits for does not
-        ask for one, but is not kept longer than `BEHIND_S`.
-        """
-        ended = False
-        while not ended:
-            ops: list[_Op] = []
-            item = self._queue.get()
-            until = time.monotonic() + BEHIND_S
-            with suppress(queue.Empty):
-                while item is not None:
-                    ops.append(item)
-                    now = time.monotonic()
-                    if item.waiter is not None:
-                        at_once = item.at_once or self.directory is None
-                        until = min(until, now + (0.0 if at_once else GROUP_S))
-                    item = self._queue.get(timeout=until - now) if until > now else self._queue.get_nowait()
-                ended = True
-            _answer(ops, self._transact(ops))
+    def _make_writer(self) -> _Writer:
+        return _WriterThread(self)
 
     def _transact(self, ops: Sequence[_Op]) -> list[object]:
         """One transaction; an answer for each op, an exception where it failed."""
@@ -957,7 +936,7 @@ class Journal:
         self._seq, self._number = found.seq + 1, found.number + lost
         self._created_us = max(self._created_us, found.created_us)
         with _transaction(self._db):
-            _insert(self._db, self._seq, OPENED, 0, 0, 0, _json([os.getpid(), _now_us(), lost]))
+            _insert(self._db, self._seq, OPENED, 0, 0, 0, _json([os.getpid(), seams.now_us(), lost]))
         self.lost = found.lost + lost
         if lost:
             _replace_file(self.directory / MARK, _mark(self._seq))
@@ -1014,6 +993,52 @@ class _Op:
     """Somebody holds up the event loop for it."""
     mark: int = 0
     """Number of a record whose loss would do harm: to forget an outcome only costs a reconcile."""
+
+
+class _Writer(Protocol):
+    """Has what is put transacted in order, and the answers given to who waits."""
+
+    def put(self, op: _Op) -> None: ...
+
+    def close(self) -> None:
+        """Returns when all that was put is done."""
+        ...
+
+
+class _WriterThread:
+    """Commits all that waits as one transaction, over and over.
+
+    One sync serves all lanes that ask for one within `GROUP_S`; what nobody waits for does not
+    ask for one, but is not kept longer than `BEHIND_S`.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._queue: queue.SimpleQueue[_Op | None] = queue.SimpleQueue()
+        self.put = self._queue.put
+        self._thread = threading.Thread(target=self._work, name=f"journal {journal.run}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        ended = False
+        while not ended:
+            ops: list[_Op] = []
+            item = self._queue.get()
+            until = time.monotonic() + BEHIND_S
+            with suppress(queue.Empty):
+                while item is not None:
+                    ops.append(item)
+                    now = time.monotonic()
+                    if item.waiter is not None:
+                        at_once = item.at_once or self._journal.directory is None
+                        until = min(until, now + (0.0 if at_once else GROUP_S))
+                    item = self._queue.get(timeout=until - now) if until > now else self._queue.get_nowait()
+                ended = True
+            _answer(ops, self._journal._transact(ops))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1530,16 +1555,12 @@ def _translated(path: Path) -> Iterator[None]:
 # --- files
 
 
-def _now_us() -> int:
-    return time.time_ns() // 1000
-
-
 def _iso(us: int) -> str:
     return datetime.fromtimestamp(us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _new_name() -> str:
-    return f"{datetime.fromtimestamp(_now_us() / 1e6, UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{datetime.fromtimestamp(seams.now_us() / 1e6, UTC):%Y%m%d-%H%M%S}-{seams.token(2)}"
 
 
 def _open_file(path: Path, flags: int = 0) -> int:
@@ -1688,7 +1709,7 @@ def _take_lock(directory: Path) -> int:
             os.close(handle)
             raise RunHeld(f"run {directory.name} is running ({_live(directory)}); nothing was touched") from None
         os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()} since {_iso(_now_us())}".encode(), 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()} since {_iso(seams.now_us())}".encode(), 0)
     return handle
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -25,7 +23,7 @@ import anyio.to_thread
 import stamina
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from aimport import reconcile
+from aimport import reconcile, seams
 from aimport.account import Account, Run, Work
 from aimport.copying import COMMIT_GRACE_S, Copy
 from aimport.errors import (
@@ -77,7 +75,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     Raises:
         JournalError, DestinationFull, RunHeld: the run cannot go on.
     """
-    began = time.monotonic()
+    began = seams.monotonic()
     run.counters.user_began(job.user, _host(job))
     account: Account | None = None
     failure: AimportError | None = None
@@ -93,7 +91,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
         failure = error
     except anyio.get_cancelled_exc_class():
         # The second signal, the end of the grace time, or a failure of the whole run.
-        result = _result(job, account, None, None, run, time.monotonic() - began, stopped=True)
+        result = _result(job, account, None, None, run, seams.monotonic() - began, stopped=True)
         with anyio.move_on_after(COMMIT_GRACE_S, shield=True), contextlib.suppress(JournalError):
             await run.journal.finish_user(job.user, result)
         raise
@@ -101,7 +99,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
         logger.error("user ended by a bug user=%s error=%s", job.user, type(error).__name__)
         logger.debug("trace user=%s", job.user, exc_info=error)
         bug = error
-    result = _result(job, account, failure, bug, run, time.monotonic() - began)
+    result = _result(job, account, failure, bug, run, seams.monotonic() - began)
     with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
         await run.journal.finish_user(job.user, result)
     if failure is not None and failure.scope is Scope.RUN:
@@ -129,8 +127,7 @@ async def _try_until_done(account: Account) -> None:
             return False
         assert isinstance(error, AimportError)
         doubled = min(limits.retry_wait_s * 2.0 ** (idle - 1), MAX_RETRY_WAIT_S)
-        jitter = random.uniform(0.5, 1.0)  # so that users do not come in step
-        return max(error.wait_s, doubled * jitter)
+        return max(error.wait_s, doubled * seams.jitter())
 
     async for attempt in stamina.retry_context(on=wait_s, attempts=None, timeout=None):
         with attempt:

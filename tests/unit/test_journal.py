@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aimport import journal as module
+from aimport import seams
 from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
 from aimport.journal import Journal, LaneLog, OpenBatch, RunArguments, runs
 from aimport.model import (
@@ -169,7 +170,7 @@ async def test_intents_that_wait_together_are_one_transaction(tmp_path: Path, mo
 
     journal = create(tmp_path)
     lanes = [await begin_lane(journal, f"user{index}") for index in range(10)]
-    journal._queue.put(module._Op(slow, None))
+    journal._put(module._Op(slow, None))
     await asyncio.to_thread(busy.wait, 10)
     monkeypatch.setattr(Journal, "_transact", counting)
     intents = [asyncio.create_task(lane.intent(*some(3))) for lane in lanes]
@@ -302,7 +303,7 @@ async def test_a_lane_keeps_the_position_it_began_with(tmp_path: Path) -> None:
 
 async def test_created_us_ascends_though_the_clock_jumps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_800_000_000_000_000
-    monkeypatch.setattr(module, "_now_us", lambda: now)
+    monkeypatch.setattr(seams, "now_us", lambda: now)
     journal = create(tmp_path)
     lane = await begin_lane(journal)
     seen = []
@@ -744,7 +745,7 @@ def test_no_run_is_a_usage_error(tmp_path: Path) -> None:
 async def test_resume_takes_the_newest_unfinished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = []
     for second, finished in enumerate((False, False, True)):
-        monkeypatch.setattr(module, "_now_us", lambda second=second: 1_800_000_000_000_000 + second * 1_000_000)
+        monkeypatch.setattr(seams, "now_us", lambda second=second: 1_800_000_000_000_000 + second * 1_000_000)
         journal = create(tmp_path)
         names.append(journal.run)
         await journal.close(finished=finished)

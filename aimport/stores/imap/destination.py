@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from array import array
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -20,7 +19,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from aimport import flags, names, octets
+from aimport import flags, names, octets, seams
 from aimport.errors import (
     AimportError,
     ConnectionLost,
@@ -588,7 +587,7 @@ class Rules:
             return self.earliest, False
         if self.latest is not None and moment > self.latest:
             return self.latest, False
-        if self.future_s and moment.timestamp() > time.time() + self.future_s:
+        if self.future_s and moment.timestamp() > seams.now_us() / 1e6 + self.future_s:
             return moment, False
         return moment, True
 
