@@ -19,7 +19,7 @@ from aimport.interfaces import Destination, Source
 from aimport.journal import Journal, LaneLog, UserLog
 from aimport.limits import ByteBudget, HostLimits, Limits
 from aimport.model import Endpoint, Mailbox, MessageKey, Selection, UserJob
-from aimport.query.mailboxes import MailboxQuery
+from aimport.query.query import Query
 from aimport.tally import Counters
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Run:
 
     stores: Stores
     journal: Journal
-    query: MailboxQuery
+    query: Query
     limits: Limits = field(default_factory=Limits)
     subscribe: bool = False
     repair: bool = False

@@ -25,6 +25,7 @@ from aimport.model import (
     Unreadable,
     Wanted,
 )
+from aimport.query.terms import ALL, Term
 
 
 class SourceSession(Protocol):
@@ -45,8 +46,11 @@ class SourceSession(Protocol):
         """
         ...
 
-    async def select(self, mailbox: Mailbox) -> Selection:
-        """Keys and sizes of all messages in stored order (ascending UID for IMAP). Reads no bodies.
+    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+        """Keys and sizes of the messages that `term` selects, in stored order (ascending UID for IMAP).
+
+        What the listing shows decides first; headers and bodies are read only where the term asks
+        for them and nothing cheaper has decided (`selecting.sift`). `term` names no mailbox (`Query.of`).
 
         Raises:
             MailboxError: the mailbox cannot be read; others may still be.

@@ -180,6 +180,23 @@ def local_size(pieces: Iterable[bytes]) -> tuple[int, bool]:
     return (size, True) if crcrlf else (local, False)
 
 
+def wire_size(pieces: Iterable[bytes]) -> int:
+    """Octets of the wire form of a body that comes in pieces."""
+    size = 0
+    last = b""
+    for piece in pieces:
+        lone = piece.count(b"\n") - piece.count(b"\r\n")
+        # An LF that begins a piece may belong to a CR that ended the one before.
+        size += len(piece) + lone - (last == b"\r" and piece[:1] == b"\n")
+        last = piece[-1:]
+    return size
+
+
+def has_header(octets: bytes) -> bool:
+    """Whether the header of the message that begins so ends in it, by an empty line."""
+    return b"\n\n" in octets or b"\n\r\n" in octets or octets[:1] == b"\n" or octets[:2] == b"\r\n"
+
+
 def measure(pieces: Callable[[], Iterable[bytes]]) -> Fingerprint:
     """`fingerprint` of the wire form of a body that comes in pieces, in whatever form.
 

@@ -239,7 +239,7 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             account.cut_short = True
             return
         try:
-            selection = await reader.select(mailbox)
+            selection = await reader.select(mailbox, run.query.of(mailbox))
         except MailboxError as error:
             account.mailbox_failed(mailbox.name, error)
             continue
@@ -539,7 +539,7 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
             targets, missing = await _map_mailboxes(job, run, reader, writer)
             for mailbox, target in targets.items():
                 try:
-                    selection = await reader.select(mailbox)
+                    selection = await reader.select(mailbox, run.query.of(mailbox))
                 except MailboxError as error:
                     failure = failure or error
                     continue

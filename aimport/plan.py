@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -21,7 +22,11 @@ from aimport.config import DEFAULTS, Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.location import parse_location, system_home
 from aimport.model import Endpoint, UserJob
-from aimport.query.mailboxes import MailboxQuery, parse_query
+from aimport.query.dates import Clock
+from aimport.query.facts import Fact, asked_by
+from aimport.query.parse import parse_query
+from aimport.query.query import Query
+from aimport.query.terms import InThread, leaves
 from aimport.users import UserList, UserRow, check_users, iter_users
 from aimport.variables import Variables, expand, wildcard
 
@@ -76,7 +81,7 @@ class Plan:
 
     request: Request
     settings: Settings
-    query: MailboxQuery
+    query: Query
     selection: Selection
     source_row: UserRow | None = None
 
@@ -87,8 +92,11 @@ def make_plan(
     *,
     environ: Mapping[str, str] = os.environ,
     stdin: BinaryIO | None = None,
+    now: int | None = None,
 ) -> Plan:
     """Reads and checks all that can be checked without touching mail.
+
+    Relative dates count from `now`, seconds since 1970; None: from this moment.
 
     Raises:
         UsageError: the query, the user list or a literal password in a location; no user at all.
@@ -96,7 +104,9 @@ def make_plan(
         NoSuchUser: the single user is not in the list, or has no home.
         UserError: the single user cannot be imported.
     """
-    query = parse_query(request.query)
+    query = parse_query(request.query, local_clock(int(time.time()) if now is None else now))
+    if InThread in map(type, leaves(query.term)) or asked_by(query.term) & (Fact.HEADER | Fact.BODY):
+        raise UsageError("search keys that read messages are not yet supported", hint="this release has the others")
     selection = choose_users(request, settings, environ, stdin=stdin)
     _refuse_later(settings, selection)
     source_row = None
@@ -111,6 +121,15 @@ def make_plan(
     else:
         _try_out(plan)
     return plan
+
+
+def local_clock(now: int) -> Clock:
+    """A clock that stands at `now`, in the zone of this process."""
+    return Clock(
+        now=now,
+        offset=lambda moment: time.localtime(moment).tm_gmtoff,
+        midnight=lambda year, month, day: int(time.mktime((year, month, day, 0, 0, 0, 0, 0, 0))),
+    )
 
 
 def _refuse_later(settings: Settings, selection: Selection) -> None:

@@ -68,6 +68,8 @@ class Extended:
     email_id: str | None = None
     """RFC 8474 §5.1."""
     thread_id: str | None = None
+    guid: str | None = None
+    """X-GUID of Dovecot."""
     gm_msgid: str | None = None
     """X-GM-MSGID: the same in every label of Gmail."""
     gm_labels: tuple[bytes, ...] | None = None
@@ -82,7 +84,8 @@ class Fetch:
     """Data of one message (§7.5.2). What was not said is None.
 
     `body` is that of `BODY[]`, or of `RFC822` or `BINARY[]`, which are the same octets, or the
-    sink that took it; parts of a message are passed over. `internal_date` is raw.
+    sink that took it, `header` that of `BODY[HEADER]`; other parts of a message are passed over.
+    `internal_date` is raw.
     """
 
     seq: int
@@ -93,6 +96,7 @@ class Fetch:
     body: bytes | Sink | None = field(default=None, repr=False)
     has_body: bool = False
     """`BODY[]` was said, perhaps NIL."""
+    header: bytes | None = field(default=None, repr=False)
     extended: Extended = _NOTHING
 
 
@@ -486,7 +490,7 @@ def _fetch(seq: int, values: list[Value]) -> Fetch:
             raise ProtocolError("the server sent a FETCH attribute without a value")
         items = [*items, NIL]  # Yandex, of what it has no content for (seen by others, MailKit's tests)
     extended: dict[str, Value] = {}
-    uid = size = internal_date = flags = body = None
+    uid = size = internal_date = flags = body = header = None
     has_body = False
     for at in range(0, len(items), 2):
         name, value = items[at], items[at + 1]
@@ -508,7 +512,9 @@ def _fetch(seq: int, values: list[Value]) -> Fetch:
                 if isinstance(value, str | list) and not _is_nil(value):
                     raise ProtocolError("the server sent a message that is no string")
                 body, has_body = None if isinstance(value, str | list) else value, True
-            case "MODSEQ" | "SAVEDATE" | "EMAILID" | "THREADID" | "X-GM-MSGID" | "X-GM-LABELS" as key:
+            case "BODY[HEADER]":
+                header = value if isinstance(value, bytes) else None
+            case "MODSEQ" | "SAVEDATE" | "EMAILID" | "THREADID" | "X-GUID" | "X-GM-MSGID" | "X-GM-LABELS" as key:
                 extended[key] = value
     return Fetch(
         seq=seq,
@@ -518,6 +524,7 @@ def _fetch(seq: int, values: list[Value]) -> Fetch:
         size=size,
         body=body,
         has_body=has_body,
+        header=header,
         extended=_extended(extended) if extended else _NOTHING,
     )
 
@@ -529,6 +536,7 @@ def _extended(items: dict[str, Value]) -> Extended:
         save_date=save_date.decode("ascii", "replace") if isinstance(save_date, bytes) else None,
         email_id=_object_id(items.get("EMAILID", NIL)),
         thread_id=_object_id(items.get("THREADID", NIL)),
+        guid=None if (guid := items.get("X-GUID", NIL)) == NIL else _text(_astring(guid)),
         gm_msgid=message if isinstance(message, str) else None,
         gm_labels=None if labels is None else tuple(map(_astring, _list(labels))),
     )

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-from aimport.model import MessageKey
+from aimport.model import MessageKey, Selection
 
 
 class UidKeys(Sequence[MessageKey]):
@@ -45,3 +45,15 @@ class UidKeys(Sequence[MessageKey]):
 
     def key(self, uid: int) -> MessageKey:
         return MessageKey(f"{self.validity}:{uid}")
+
+
+def only(selection: Selection, places: Sequence[int]) -> Selection:
+    """Some messages of a selection with `UidKeys`; places ascend."""
+    keys = selection.keys
+    assert isinstance(keys, UidKeys), "a selection belongs to the store that made it"
+    return Selection(
+        mailbox=selection.mailbox,
+        keys=UidKeys(keys.validity, array("Q", [keys.uids[place] for place in places])),
+        sizes=array("Q", [selection.sizes[place] for place in places]),
+        unlisted=selection.unlisted,
+    )

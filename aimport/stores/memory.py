@@ -38,6 +38,9 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import fingerprint, reduced_digest, whole, wire_form
+from aimport.query.facts import ONE_BY_ONE, Fact, Facts
+from aimport.query.terms import ALL, Term
+from aimport.selecting import sift
 
 HOP_MESSAGES: Final = 64
 HOP_OCTETS: Final = 1 << 20
@@ -194,11 +197,17 @@ class MemorySourceSession:
         paths = sorted(self._store.accounts[self._account], key=lambda path: (path != ("INBOX",), path))
         return [Mailbox(path=path, separator=self._store.separator) for path in paths]
 
-    async def select(self, mailbox: Mailbox) -> Selection:
+    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
         await self._store._event("select", self._account, mailbox)
         stored = self._mailbox(mailbox)
-        keys = [MessageKey(f"{stored.uidvalidity}:{message.uid}") for message in stored.messages]
-        return Selection(mailbox=mailbox, keys=keys, sizes=[len(message.body) for message in stored.messages])
+        messages = list(stored.messages)
+        if term != ALL:
+            messages = [messages[place] for place in await sift(term, _Shelf(self._store, messages))]
+        return Selection(
+            mailbox=mailbox,
+            keys=[MessageKey(f"{stored.uidvalidity}:{message.uid}") for message in messages],
+            sizes=[len(message.body) for message in messages],
+        )
 
     async def messages(
         self, selection: Selection, *, skip: Container[str]
@@ -241,6 +250,41 @@ class MemorySourceSession:
         )
         trouble = self._store.unreadable(message) if self._store.unreadable else None
         return Unreadable(key=key, code=trouble[0], text=trouble[1]) if trouble else message
+
+
+class _Shelf:
+    """All messages of a mailbox, for a term to be decided."""
+
+    guid = ""
+
+    def __init__(self, store: MemoryStore, messages: Sequence[MemoryMessage]) -> None:
+        self._store = store
+        self._messages = messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    async def look(self, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
+        step = HOP_MESSAGES if facts & ONE_BY_ONE else max(len(places), 1)
+        for first in range(0, len(places), step):
+            batch = places[first : first + step]
+            messages = {place: self._messages[place] for place in batch}
+            await self._store._event("look", "", count=len(batch))
+            sizes = {place: len(wire_form(each.body)) for place, each in messages.items()}
+            bodies = {place: each.body for place, each in messages.items()}
+            yield Facts(
+                places=batch,
+                uids={place: int(each.uid) for place, each in messages.items()},
+                flags={place: each.flags for place, each in messages.items()},
+                guids=dict.fromkeys(batch, ""),
+                modseqs=dict.fromkeys(batch, 1),
+                least=sizes,
+                most=sizes,
+                dates={place: int(each.internal_date.timestamp()) for place, each in messages.items()},
+                saved=dict.fromkeys(batch),
+                headers=bodies if Fact.HEADER in facts else None,
+                bodies=bodies if Fact.BODY in facts else None,
+            )
 
 
 class MemoryDestination:

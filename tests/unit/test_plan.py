@@ -256,8 +256,8 @@ def test_what_the_list_brings_is_not_missed(path: Path) -> None:
 
 
 def test_a_bad_query_stops_the_run() -> None:
-    with pytest.raises(UsageError, match="SEEN"):
-        plan_for(user="bob", query=("SEEN",))
+    with pytest.raises(UsageError, match="SEENN"):
+        plan_for(user="bob", query=("SEENN",))
     assert plan_for(user="bob", query=("MAILBOX", "x")).query.exact_names == ("x",)
 
 

@@ -27,7 +27,7 @@ from aimport.journal import Journal
 from aimport.limits import Limits
 from aimport.model import Endpoint, Security, UserJob
 from aimport.pipeline import import_user
-from aimport.query.mailboxes import parse_query
+from aimport.query.parse import parse_query
 from aimport.results import UserResult
 from aimport.stores import Stores
 from aimport.stores.imap import ImapDestination, ImapSource

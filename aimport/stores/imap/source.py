@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import re
-from array import array
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Mapping, Sequence
@@ -34,9 +33,13 @@ from aimport.imap.commands import uid_sets
 from aimport.imap.connection import Exchange
 from aimport.imap.responses import Exists, Expunge, Fetch, Listed, Tagged, date_time
 from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Selection, Unreadable
+from aimport.query.facts import Fact, asked_by
+from aimport.query.terms import ALL, Term
+from aimport.selecting import sift
 from aimport.spool import Spool
 from aimport.stores.imap.account import UNSELECTABLE, Account, Session, decoded, native_name, uidvalidity_of, without
-from aimport.stores.keys import UidKeys
+from aimport.stores.imap.listing import ImapShelf, Listing, listable
+from aimport.stores.keys import UidKeys, only
 
 logger = logging.getLogger(__name__)
 
@@ -89,40 +92,54 @@ class ImapSourceSession(Session):
         path = names.split(decoded(name), listed.separator)
         return Mailbox(path=path, separator=listed.separator, native=listed.name.decode("latin-1"))
 
-    async def select(self, mailbox: Mailbox) -> Selection:
+    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
         reply = await self._examine(mailbox, native_name(mailbox))
         validity = uidvalidity_of(reply)
-        uids, sizes = array("Q"), array("Q")
         held = next((exists.number for exists in reversed(reply.of(Exists))), 0)
+        listing, unlisted = await self._listing(mailbox, held, asked_by(term) & self._listable())
+        all_ = Selection(mailbox=mailbox, keys=UidKeys(validity, listing.uids), sizes=listing.sizes, unlisted=unlisted)
+        if term == ALL:
+            return all_
+        return only(all_, await sift(term, ImapShelf(self, all_, listing)))
+
+    def _listable(self) -> Fact:
+        return listable(self._connection.capabilities, dovecot=self._profile.name == "dovecot")
+
+    async def _listing(self, mailbox: Mailbox, held: int, wanted: Fact) -> tuple[Listing, int]:
+        """UIDs and sizes of all messages, ascending, with what else is wanted; and how many are not named."""
+        listing = Listing(wanted)
         # A range of sequence numbers must not be empty: Dovecot answers BAD to 1:* of an empty mailbox.
         if held:
-            exchange = await self._connection.start(b"UID FETCH", b"1:*", b"(UID RFC822.SIZE)")
+            exchange = await self._connection.start(b"UID FETCH", b"1:*", listing.items)
+            uids, sizes = listing.uids, listing.sizes
             last = 0
-            unsized: set[int] = set()
+            unsized: dict[int, Fetch] = {}
             while responses := await exchange.responses():
                 for fetch in responses:
                     held -= isinstance(fetch, Expunge)
                     if not isinstance(fetch, Fetch) or fetch.uid is None:
                         continue
                     if fetch.size is None:  # flags that changed just now, or a size that cannot be told
-                        unsized.add(fetch.uid)
+                        unsized[fetch.uid] = fetch
                         continue
                     if fetch.uid <= last:
                         raise ProtocolError(f"{self._connection.where}: UIDs do not ascend")
                     last = fetch.uid
                     uids.append(last)
                     sizes.append(fetch.size)
-            for uid in sorted(unsized.difference(uids)):
+                    if wanted:
+                        listing.note(len(uids) - 1, fetch)
+            for uid in sorted(unsized.keys() - set(uids)):
                 at = bisect_left(uids, uid)
                 uids.insert(at, uid)
                 sizes.insert(at, 0)
+                listing.note(at, unsized[uid])
             tagged = await exchange.result()
             if tagged.code == "EXPUNGEISSUED":  # what is not listed is gone (Dovecot, RFC 5530)
                 held = len(uids)
             elif tagged.status != "OK":
                 raise self._refusal(tagged, f"FETCH sizes of {mailbox.name}", MailboxError)
-        unlisted = max(0, held - len(uids))
-        return Selection(mailbox=mailbox, keys=UidKeys(validity, uids), sizes=sizes, unlisted=unlisted)
+        return listing, max(0, held - len(listing.uids))
 
     async def messages(
         self, selection: Selection, *, skip: Container[str]
@@ -172,6 +189,33 @@ class ImapSourceSession(Session):
             for _, exchange in under_way:  # left early: the answers to come are nobody's
                 exchange.drop()
 
+    async def headers(self, uids: Sequence[int]) -> AsyncGenerator[Mapping[int, bytes | None]]:
+        """Headers by UID, 64 at a time, in order; of a message that cannot be read, or is gone, None."""
+        under_way: deque[tuple[Sequence[int], Exchange]] = deque()
+        found: dict[int, bytes] = {}  # also of those asked for ahead: Dovecot answers before it ends the first
+        at = 0
+        try:
+            while at < len(uids) or under_way:
+                while at < len(uids) and len(under_way) < WINDOWS_AHEAD:
+                    some = uids[at : at + WINDOW_MESSAGES]
+                    at += len(some)
+                    under_way.append((some, await self._fetch_headers(some)))
+                some, exchange = under_way[0]
+                tagged = await _take_headers(exchange, found)
+                under_way.popleft()
+                if tagged.status != "OK":
+                    for uid in some:
+                        if uid not in found:
+                            await _take_headers(await self._fetch_headers([uid]), found)
+                yield {uid: found.pop(uid, None) for uid in some}
+        finally:
+            for _, exchange in under_way:
+                exchange.drop()
+
+    async def _fetch_headers(self, uids: Sequence[int]) -> Exchange:
+        words = b",".join(uid_sets(uids, octets=1 << 30))
+        return await self._connection.start(b"UID FETCH", words, b"(UID BODY.PEEK[HEADER])")
+
     async def _fetch(self, uids: Sequence[int]) -> Exchange:
         words = b",".join(uid_sets(uids, octets=1 << 30))  # 64 UIDs at most
         return await self._connection.start(b"UID FETCH", words, b"(UID FLAGS INTERNALDATE %s)" % self.fetch_whole)
@@ -213,6 +257,14 @@ class ImapSourceSession(Session):
 def _room_for_another(under_way: Sequence[tuple[_Window, Exchange]]) -> bool:
     """Whether one more window may be asked for; a large message is awaited before more is asked for."""
     return not under_way or (len(under_way) < WINDOWS_AHEAD and not under_way[-1][0].large)
+
+
+async def _take_headers(exchange: Exchange, found: dict[int, bytes]) -> Tagged:
+    while responses := await exchange.responses():
+        for fetch in responses:
+            if isinstance(fetch, Fetch) and fetch.uid is not None and fetch.header is not None:
+                found.setdefault(fetch.uid, fetch.header)
+    return await exchange.result()
 
 
 async def _take(responses: Iterable[object], expected: dict[int, _Window]) -> None:

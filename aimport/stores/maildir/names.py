@@ -26,6 +26,9 @@ _KNOWN: Final = frozenset(
 _ORDER = re.compile(r"(\d*)(?:\.M(\d+))?", re.ASCII)
 _SIZE = re.compile(r",S=(\d+)(?=,|\Z)", re.ASCII)
 _WIRE_SIZE = re.compile(r",W=(\d+)(?=,|\Z)", re.ASCII)
+_UIDLIST_NEXT = re.compile(r"3(?: [A-Z]\S*)*? N(\d{1,10})(?: |\Z)", re.ASCII)
+_UIDLIST_GUID = re.compile(r"3(?: [A-Z]\S*)*? G([0-9a-f]{32})(?: |\Z)", re.ASCII)
+_GUID_LINE = re.compile(r"\d{1,10}(?: [A-Z][^ ]*)*? G([^ ]+)(?: [A-Z][^ ]*)* :(.+)", re.ASCII)
 _STEM = re.compile(r"\d+\.M\d+R[^.]*B\d+N\d+(?=\.)", re.ASCII)
 _KEYWORD_LINE = re.compile(r"(\d{1,2}) (.+)", re.ASCII)
 _UIDLIST_V3 = re.compile(r"3( [A-Z]\S*)*")
@@ -207,6 +210,28 @@ def parse_uidlist(data: bytes) -> dict[str, int]:
         last = int(match[1])
         uids[split_name(match[2])[0]] = last
     return uids
+
+
+def next_uid(data: bytes) -> int:
+    """The UID that the first message without one will get; 0: the uidlist does not say."""
+    found = _UIDLIST_NEXT.match(data.partition(b"\n")[0].decode("utf-8", "replace"))
+    return int(found[1]) if found else 0
+
+
+def mailbox_guid(data: bytes) -> str:
+    """The GUID of the mailbox in a `dovecot-uidlist`, else ""."""
+    found = _UIDLIST_GUID.match(data.partition(b"\n")[0].decode("utf-8", "replace"))
+    return found[1] if found else ""
+
+
+def message_guids(data: bytes) -> dict[str, str]:
+    """Base name (printable) → GUID where a `dovecot-uidlist` says one; of the others it is the base name."""
+    found = {}
+    for line in data.decode("utf-8", "backslashreplace").split("\n")[1:-1]:
+        match = _GUID_LINE.fullmatch(line)
+        if match:
+            found[split_name(match[2])[0]] = match[1]
+    return found
 
 
 def with_subscription(data: bytes | None, levels: tuple[str, ...]) -> bytes | None:

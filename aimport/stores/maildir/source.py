@@ -1,6 +1,6 @@
 """Read a Maildir. Nothing below the root is ever created, renamed, locked or written.
 
-    select: scan ─▶ keys by UID, then by name        messages: scan ─▶ 64 files a thread hop ─▶ list
+    select: scan ─▶ keys by UID, then by name ─▶ sift        messages: scan ─▶ 64 files a thread hop ─▶ list
                                                                  ▲ renamed meanwhile: found by base name
 
 One file costs a fraction of a thread hop only because a hop reads many (12 us against 190). A
@@ -15,17 +15,18 @@ import os
 import stat
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Container, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Container, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from anyio import from_thread, to_thread
 
 from aimport.errors import MailboxError
 from aimport.flags import from_letters
 from aimport.model import (
+    PIECE_OCTETS,
     STREAM_OCTETS,
     Body,
     ConnectionLimits,
@@ -37,16 +38,36 @@ from aimport.model import (
     Unreadable,
 )
 from aimport.names import INBOX
+from aimport.octets import has_header, wire_size
+from aimport.query.facts import ONE_BY_ONE, STAGES, Fact, Facts
+from aimport.query.terms import ALL, Term
+from aimport.selecting import sift
 from aimport.spool import FileBody
 from aimport.stores import files
 from aimport.stores.maildir import disk
-from aimport.stores.maildir.names import Layout, order, parse_uidlist, printable, size_in, split_name
+from aimport.stores.maildir.names import (
+    Layout,
+    mailbox_guid,
+    message_guids,
+    next_uid,
+    order,
+    parse_uidlist,
+    printable,
+    size_in,
+    split_name,
+    wire_size_in,
+)
 
 logger = logging.getLogger(__name__)
 
 HOP_MESSAGES: Final = 64
 HOP_OCTETS: Final = 1 << 20
+HEADER_OCTETS: Final = 4096
+"""Read at first for a header; nine in ten are shorter."""
+LISTED: Final = STAGES[0]
 _TRIES: Final = 20
+
+T = TypeVar("T")
 
 
 class MaildirSource:
@@ -85,8 +106,11 @@ class MaildirSourceSession:
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return await to_thread.run_sync(_list, self._layout)
 
-    async def select(self, mailbox: Mailbox) -> Selection:
-        return await to_thread.run_sync(_select, self._layout, mailbox)
+    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+        listing = await to_thread.run_sync(_listed, self._layout, mailbox)
+        if term == ALL:
+            return listing.selection
+        return listing.only(await sift(term, MaildirShelf(self._layout, listing)))
 
     async def messages(
         self, selection: Selection, *, skip: Container[str]
@@ -160,11 +184,29 @@ def _open(layout: Layout, mailbox: Mailbox) -> disk.Folder:
         raise files.translated(error, f"{layout.root}/{directory}") from error
 
 
-def _select(layout: Layout, mailbox: Mailbox) -> Selection:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """All messages of a folder, and the uidlist as it was then (empty: there is none)."""
+
+    selection: MaildirSelection
+    uids: dict[str, int]
+    uidlist: bytes
+
+    def only(self, places: Sequence[int]) -> MaildirSelection:
+        all_ = self.selection
+        return MaildirSelection(
+            mailbox=all_.mailbox,
+            keys=[all_.keys[place] for place in places],
+            sizes=[all_.sizes[place] for place in places],
+            hints=[all_.hints[place] for place in places],
+        )
+
+
+def _listed(layout: Layout, mailbox: Mailbox) -> Listing:
     folder = _open(layout, mailbox)
     try:
         found = disk.scan(folder, warn=True)
-        uids = _uids(folder)
+        uidlist, uids = _uids(folder)
 
         def place(key: MessageKey) -> tuple[int, int, int, str]:
             base = key.partition("/")[0]
@@ -172,27 +214,28 @@ def _select(layout: Layout, mailbox: Mailbox) -> Selection:
             return (0, uid, 0, key) if uid is not None else (1, *order(base)[:2], key)
 
         keys = sorted(found, key=place)
-        return MaildirSelection(
+        selection = MaildirSelection(
             mailbox=mailbox,
             keys=keys,
             sizes=[_size(*found[key]) for key in keys],
             hints=[_hint(key, *found[key], folder) for key in keys],
         )
+        return Listing(selection=selection, uids=uids, uidlist=uidlist)
     except OSError as error:
         raise files.translated(error, folder.path) from error
     finally:
         folder.close()
 
 
-def _uids(folder: disk.Folder) -> dict[str, int]:
+def _uids(folder: disk.Folder) -> tuple[bytes, dict[str, int]]:
     data = disk.read_small(folder, disk.UIDLIST, disk.MAX_UIDLIST)
     if data is None:
-        return {}
+        return b"", {}
     try:
-        return parse_uidlist(data)
+        return data, parse_uidlist(data)
     except ValueError as error:
         logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{disk.UIDLIST}", error)
-        return {}
+        return b"", {}
 
 
 def _hint(key: MessageKey, fd: int, name: str, folder: disk.Folder) -> Hint:
@@ -209,6 +252,100 @@ def _size(fd: int, name: str) -> int:
         return os.stat(name, dir_fd=fd, follow_symlinks=False).st_size
     except OSError:
         return 0  # reading it will say why
+
+
+class MaildirShelf:
+    """A folder for a term to be decided: names tell flags, UIDs and sizes, stat tells dates, files the rest."""
+
+    def __init__(self, layout: Layout, listing: Listing) -> None:
+        self._layout = layout
+        self._listing = listing
+        self._selection = listing.selection
+        self.guid = mailbox_guid(listing.uidlist)
+
+    def __len__(self) -> int:
+        return len(self._selection.keys)
+
+    async def look(self, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
+        reader = await to_thread.run_sync(_Reader, self._layout, self._selection.mailbox)
+        try:
+            if facts & LISTED:
+                yield await to_thread.run_sync(self._listed, reader, places, facts)
+            elif not facts & ONE_BY_ONE:
+                yield await to_thread.run_sync(self._dates, reader, places)
+            else:
+                at = 0
+                while at < len(places):
+                    batch = await to_thread.run_sync(self._read, reader, places[at : at + HOP_MESSAGES], facts)
+                    at += len(batch.places)
+                    yield batch
+        finally:
+            reader.close()
+
+    def _named(self, places: Sequence[int]) -> list[tuple[MessageKey, Hint]]:
+        return [(self._selection.keys[place], self._selection.hints[place]) for place in places]
+
+    def _listed(self, reader: _Reader, places: Sequence[int], facts: Fact) -> Facts:
+        seen = Facts(places=places)
+        if Fact.UID in facts:
+            seen.uids = self._uids()
+        if Fact.FLAGS in facts:
+            seen.flags = self._flags(reader.letters())
+        if Fact.GUID in facts:
+            guids = message_guids(self._listing.uidlist)
+            bases = [key.partition("/")[0] for key in self._selection.keys]
+            seen.guids = [guids.get(base, base) for base in bases]
+        if Fact.MODSEQ in facts:
+            seen.modseqs = [1] * len(self)  # what Dovecot shows of a message that never changed
+        if Fact.SPAN in facts:
+            # A line end is one octet that may count as two.
+            promised = [wire_size_in(key.partition("/")[0]) for key in self._selection.keys]
+            sizes = self._selection.sizes
+            seen.least = [size if exact is None else exact for exact, size in zip(promised, sizes, strict=True)]
+            seen.most = [2 * size if exact is None else exact for exact, size in zip(promised, sizes, strict=True)]
+        return seen
+
+    def _uids(self) -> list[int]:
+        """Those of the uidlist, then those that Dovecot would give out."""
+        known = self._listing.uids
+        following = max(next_uid(self._listing.uidlist), max(known.values(), default=0) + 1)
+        uids = []
+        for key in self._selection.keys:
+            uid = known.get(key)
+            if uid is None:
+                uid, following = following, following + 1
+            uids.append(uid)
+        return uids
+
+    def _flags(self, letters: dict[str, str]) -> list[frozenset[str]]:
+        """Of the names seen by listing. A local store does not know which were seen before: all are recent."""
+        known: dict[str, frozenset[str]] = {}
+        flags = []
+        for hint in self._selection.hints:
+            given = known.get(hint)
+            if given is None:
+                given = known[hint] = from_letters(split_name(f"-{hint[1:]}")[1], letters) | {"\\Recent"}
+            flags.append(given)
+        return flags
+
+    def _dates(self, reader: _Reader, places: Sequence[int]) -> Facts:
+        seen = dict(zip(places, reader.stats(self._named(places)), strict=True))
+        return Facts(
+            places=places,
+            dates={place: int(status.st_mtime) if status else None for place, status in seen.items()},
+            saved={place: int(status.st_ctime) if status else None for place, status in seen.items()},
+        )
+
+    def _read(self, reader: _Reader, places: Sequence[int], facts: Fact) -> Facts:
+        wanted = self._named(places)
+        if Fact.SIZE in facts:
+            return Facts(places=places, sizes=dict(zip(places, reader.wire_sizes(wanted), strict=True)))
+        if Fact.HEADER in facts:
+            return Facts(places=places, headers=dict(zip(places, reader.headers(wanted), strict=True)))
+        read = reader.read(wanted)
+        some = places[: len(read)]
+        bodies = [each.body if isinstance(each, Message) else None for each in read]
+        return Facts(places=some, bodies=dict(zip(some, bodies, strict=True)))
 
 
 class _Reader:
@@ -268,8 +405,40 @@ class _Reader:
         self._fresh = False
         return done
 
+    def letters(self) -> dict[str, str]:
+        return self._keywords.letters()
+
+    def stats(self, wanted: Sequence[tuple[MessageKey, Hint]]) -> list[os.stat_result | None]:
+        """Of the files as they are now; None: it is gone, or may not be looked at."""
+        return self._each(wanted, lambda fd, name: os.stat(name, dir_fd=fd, follow_symlinks=False))
+
+    def headers(self, wanted: Sequence[tuple[MessageKey, Hint]]) -> list[bytes | None]:
+        """The beginnings of messages, with all of the header in them; None: it cannot be read."""
+        return self._each(wanted, _read_header)
+
+    def wire_sizes(self, wanted: Sequence[tuple[MessageKey, Hint]]) -> list[int | None]:
+        """Octets with every line end as CRLF; None: it cannot be read."""
+        return self._each(wanted, _wire_size)
+
+    def _each(self, wanted: Sequence[tuple[MessageKey, Hint]], act: Callable[[int, str], T]) -> list[T | None]:
+        with files.READ_TURNS as turns:
+            began = time.monotonic()
+            found: list[T | None] = []
+            for key, hint in wanted:
+                result = self._found(key, hint, act)
+                found.append(None if isinstance(result, Unreadable) else result)
+                if len(found) % 64 == 0:
+                    from_thread.check_cancelled()
+            self._fresh = False
+            turns.took(len(found), time.monotonic() - began)
+            return found
+
     def _read(self, key: MessageKey, hint: Hint, letters: dict[str, str]) -> Message | Unreadable:
-        """One message under the name that it has now.
+        path = self._folder.path
+        return self._found(key, hint, lambda fd, name: _read_file(key, fd, name, letters, path))
+
+    def _found(self, key: MessageKey, hint: Hint, act: Callable[[int, str], T]) -> T | Unreadable:
+        """Does something with one message under the name that it has now.
 
         A quick reading finds a renamed one; what that lacks is gone only when a careful one lacks
         it too, and that is made once a hop, however many are gone.
@@ -283,7 +452,7 @@ class _Reader:
                 place = None
             if place is not None:
                 try:
-                    return _read_file(key, *place, letters, self._folder.path)
+                    return act(*place)
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                         raise files.translated(error, self._folder.path) from error
@@ -329,6 +498,36 @@ def _read_file(key: MessageKey, dir_fd: int, name: str, letters: dict[str, str],
         internal_date=_date(status.st_mtime_ns // 1_000_000_000, name),
         body=body,
     )
+
+
+@contextmanager
+def _regular(dir_fd: int, name: str) -> Iterator[int]:
+    """An open file.
+
+    Raises:
+        OSError: also where it is something else.
+    """
+    fd = files.open_file(name, dir_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _read_header(dir_fd: int, name: str) -> bytes:
+    """As much of a message as its header needs."""
+    with _regular(dir_fd, name) as fd:
+        head = os.read(fd, HEADER_OCTETS)
+        while not has_header(head) and (more := os.read(fd, len(head))):
+            head += more
+        return head
+
+
+def _wire_size(dir_fd: int, name: str) -> int:
+    with _regular(dir_fd, name) as fd:
+        return wire_size(iter(lambda: os.read(fd, PIECE_OCTETS), b""))
 
 
 def _date(seconds: int, name: str) -> datetime:
