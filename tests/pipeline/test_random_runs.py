@@ -169,8 +169,10 @@ class ForgetfulJournal(Journal):
         self.killed = True
         self.behind.clear()
 
-    def _put_behind(self, op: _Op) -> None:
-        if not self.killed:
+    def _put(self, op: _Op) -> None:
+        if op.waiter is not None:
+            super()._put(op)
+        elif not self.killed:
             self.behind.append(op)
 
     async def _ask(self, work: Work[T], *, mark: int = 0, repairs: Sequence[bytes] = ()) -> T:
@@ -185,7 +187,7 @@ class ForgetfulJournal(Journal):
         if self.killed:
             raise JournalError("the process was killed")
         for op in self.behind:
-            self._queue.put(op)
+            super()._put(op)
         self.behind.clear()
 
 
