@@ -34,6 +34,7 @@ import stat
 import threading
 import time
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -200,6 +201,8 @@ class Amendment:
     index: int
     key: MessageKey
     size: int
+    was: Uid | None
+    """The UID that it had been given."""
     uid: Uid | None
     lost: bool = False
     """It is not there any more, and is sent again."""
@@ -248,18 +251,31 @@ class LaneLog:
         self.source = source
         self.destination = destination
         self.position = position
-        """The floor: where the destination mailbox stood before the lane's first message."""
+        """Where the destination mailbox stood before the lane's first message."""
         self.committed = CommittedKeys()
         self.rejected: dict[str, Rejected] = {}
         self.dropped: dict[str, tuple[str, ...]] = {}
         """Flags that the destination could not hold, of committed messages."""
         self.repaired: set[str] = set()
         """Committed keys of which other octets than the source's were stored."""
+        self.uids = array("Q")
+        """UIDs of committed messages since the last `move`, in no order."""
+        self.settled = False
+        """Batches of it were in doubt, or may have been before the run was resumed."""
         self.present: set[str] = set()
         """Keys of messages that the destination had before (`--skip-existing`)."""
         self.doubtful: set[str] = set()
         """Keys sent again although they may be stored: what of it is committed may be there twice."""
         self._open: dict[int, OpenBatch] = {}
+
+    @property
+    def floor(self) -> Position:
+        """Where to look for messages of this lane: `position`, or everywhere when a UID below it came to light.
+
+        Then the server said UIDNEXT too high, or gave the UID of an equal message that was there before (Gmail).
+        """
+        truthful = self.position.uidnext <= min(self.uids, default=self.position.uidnext)
+        return self.position if truthful else Position(uidvalidity=self.position.uidvalidity, uidnext=1)
 
     @property
     def open_batches(self) -> list[OpenBatch]:
@@ -334,6 +350,7 @@ class LaneLog:
 
         `doubtful` are indexes to be sent again of which nobody can say whether they are stored.
         """
+        self.settled = True
         opened = self._open[number]
         uids = [(found[index] or NO_UID) if index in found else ABSENT for index in range(len(opened.keys))]
         repaired = [] if opened.repaired is None or 0 not in found else [_packed_repair(0, opened.repaired)]
@@ -372,7 +389,11 @@ class LaneLog:
     async def move(self, position: Position) -> None:
         """The destination mailbox changed its UIDVALIDITY: UIDs known so far mean nothing now. Durable."""
         await self._journal._write(MOVED, self._user, self._id, 0, _json([position.uidvalidity, position.uidnext]))
+        self._move(position)
+
+    def _move(self, position: Position) -> None:
         self.position = position
+        del self.uids[:]
 
     def entries(self) -> Iterator[Entry]:
         """What of this lane has an end, in batch order. Reads the file."""
@@ -424,6 +445,10 @@ class LaneLog:
 
     def _add_amended(self, amendments: Iterable[Amendment]) -> None:
         for each in amendments:
+            if each.was is not None and each.was in self.uids:
+                self.uids.remove(each.was)
+            if each.uid is not None:
+                self.uids.append(each.uid)
             if each.lost:
                 self.committed.remove(each.key, each.size)
                 self.dropped.pop(each.key, None)
@@ -443,6 +468,8 @@ class LaneLog:
         for size, outcome in zip(sizes, outcomes, strict=True):
             if isinstance(outcome, Appended):
                 self.committed.add(outcome.key, size)
+                if outcome.uid is not None:
+                    self.uids.append(outcome.uid)
                 if outcome.dropped:
                     self.dropped[outcome.key] = outcome.dropped
                 if outcome.repaired is not None:
@@ -494,7 +521,7 @@ class UserLog:
                 lanes[seq] = self._lanes[source, destination] = lane
             elif kind == MOVED:
                 uidvalidity, uidnext = json.loads(data)
-                lanes[at].position = Position(uidvalidity=uidvalidity, uidnext=uidnext)
+                lanes[at]._move(Position(uidvalidity=uidvalidity, uidnext=uidnext))
             elif kind == INTENT:
                 opened[number] = (at, data)
             elif kind == OUTCOME:
@@ -510,6 +537,8 @@ class UserLog:
                 self.result = _unpack_result(data)
         for number, (at, data) in opened.items():
             lanes[at]._open[number] = _unpack_intent(number, data)
+        for lane in lanes.values():
+            lane.settled = True
 
 
 class Journal:
@@ -1262,27 +1291,12 @@ def _unpack_present(data: bytes) -> list[Present]:
 
 
 def _pack_amendments(amendments: Iterable[Amendment]) -> bytes:
-    return _json(
-        [
-            [each.number, each.index, each.key, each.size, ABSENT if each.lost else each.uid or NO_UID, each.doubled]
-            for each in amendments
-        ]
-    )
+    return _json([[getattr(each, item.name) for item in dataclasses.fields(Amendment)] for each in amendments])
 
 
 def _unpack_amendments(data: bytes) -> list[Amendment]:
-    return [
-        Amendment(
-            number=number,
-            index=index,
-            key=MessageKey(key),
-            size=size,
-            uid=Uid(uid) if uid > NO_UID else None,
-            lost=uid == ABSENT,
-            doubled=doubled,
-        )
-        for number, index, key, size, uid, doubled in json.loads(data)
-    ]
+    names = [item.name for item in dataclasses.fields(Amendment)]
+    return [Amendment(**dict(zip(names, values, strict=False))) for values in json.loads(data)]
 
 
 # --- tables

@@ -25,6 +25,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from aimport import reconcile, seams
 from aimport.account import Account, Run, Work
+from aimport.auditing import audit
 from aimport.copying import COMMIT_GRACE_S, Copy
 from aimport.errors import (
     AccessRefused,
@@ -49,6 +50,7 @@ from aimport.model import (
     Mailbox,
     MessageKey,
     Position,
+    Rejected,
     Stored,
     UserJob,
     Wanted,
@@ -65,6 +67,9 @@ MAX_RETRY_WAIT_S: Final = 60.0
 CONNECTIONS_TO_WAIT: Final = 4
 """Of one user at a host of which nothing is known (Courier's own limit), where each message costs a round trip."""
 MAX_OUTLETS: Final = 8  # arbitrary
+COPIES: Final = 2
+"""How often a message is sent whose loss an audit finds."""
+LOST: Final = "lost"
 MESSAGES_AN_OUTLET: Final = 32
 """A login is worth so many round trips."""
 
@@ -337,14 +342,32 @@ async def _run_lane(
 async def _copy_mailbox(
     account: Account, work: Work, destination: Destination, reader: SourceSession, writer: DestinationSession
 ) -> None:
-    """Copies what the journal does not call done; creates the mailbox when the first message is due."""
-    run = account.run
+    """Copies what the journal does not call done, and looks whether it is there; what is not, once more."""
     if work.lane is not None and work.lane.open_batches:
         await _settle(account, work, work.lane, writer)
-    if not work.open_keys():
-        work.complete = True
-        return
-    await writer.create_mailbox(work.target, subscribe=run.subscribe)
+    for more in range(COPIES - 1, -1, -1):
+        if work.open_keys() and not await _copy(account, work, destination, reader, writer):
+            return
+        if work.lane is None or not account.job.destination.remote:
+            break
+        if account.run.stopping:
+            account.cut_short = True
+            return
+        lost = await audit(account, work, work.lane, writer)
+        if not lost:
+            break
+        if not more:
+            text = f"acknowledged {COPIES} times, and not there"
+            await work.lane.reject([Rejected(key=key, code=LOST, text=text) for key in lost])
+            work.refused.update(lost)
+    work.complete = True
+
+
+async def _copy(
+    account: Account, work: Work, destination: Destination, reader: SourceSession, writer: DestinationSession
+) -> bool:
+    """One pass over what is not done; the mailbox is created when the first message is due. False: the run stops."""
+    await writer.create_mailbox(work.target, subscribe=account.run.subscribe)
     if work.lane is None:
         position = await writer.position(work.target)
         if position is None:
@@ -353,7 +376,7 @@ async def _copy_mailbox(
     copy = Copy(account=account, work=work, lane=work.lane, wire=destination.wire)
     async with AsyncExitStack() as stack:
         await copy.run(reader, [writer, *await _more_writers(account, work, destination, writer, stack)])
-    work.complete = copy.read_to_end
+    return copy.read_to_end
 
 
 async def _more_writers(
@@ -395,7 +418,7 @@ async def _settle(account: Account, work: Work, lane: LaneLog, writer: Destinati
             wanted.append(batch.wanted(run.journal.run, index))
             dates.append(date)
             places.append((batch.number, index))
-    stored = await writer.find(work.target, wanted, lane.position)
+    stored = await writer.find(work.target, wanted, lane.floor)
     matched = reconcile.match(
         wanted,
         dates,

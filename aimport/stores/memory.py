@@ -128,6 +128,8 @@ class MemoryStore:
     unreadable: Callable[[Message], Refusal | None] | None = None
     quota_octets: int = 0
     """Per account; 0: no limit."""
+    says: Callable[[MemoryMailbox, Appended], Appended] | None = None
+    """What is said of a message that was stored, in place of the truth."""
     drops: frozenset[str] = frozenset()
     """Flags and keywords that this store cannot hold."""
     failures: list[Failure] = field(default_factory=list)
@@ -426,7 +428,8 @@ class MemoryDestinationSession:
             internal_date=message.internal_date.replace(microsecond=0),
             wire=message.wire,
         )
-        return Appended(key=message.key, uid=uid, dropped=tuple(sorted(flags & self._store.drops)))
+        told = Appended(key=message.key, uid=uid, dropped=tuple(sorted(flags & self._store.drops)))
+        return told if self._store.says is None else self._store.says(stored, told)
 
     def _has_room(self, octets: int) -> bool:
         used = sum(mailbox.octets for mailbox in self._store.accounts[self._account].values())

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from aimport.results import UserResult
+from aimport.results import UserResult, exit_code
 from tests.wire.server import HASTY, QUICK, Call, Hook, Server, Wires, bodies, facts
 
 SYNC: Final = "IMAP4rev1 UIDPLUS"
@@ -308,9 +308,10 @@ async def test_a_destination_whose_uidvalidity_changes_with_the_connection_gets_
     assert whole(result) == ("done", 8, 0)
 
 
+@pytest.mark.parametrize("nth", [1, 3])
 @pytest.mark.parametrize("uidnext", [1, 2, 3, 1000, 4294967295, None])
-async def test_a_uidnext_that_lies_loses_nothing(uidnext: int | None) -> None:
-    """Too low finds too much, which is compared; too high finds nothing: a duplicate rather than a loss."""
+async def test_a_uidnext_that_lies_loses_nothing(uidnext: int | None, nth: int) -> None:
+    """Too low finds too much, which is compared; too high finds nothing: a duplicate rather than a loss, and told."""
 
     async def lies(call: Call) -> bool:
         if call.name == "EXAMINE":
@@ -318,21 +319,48 @@ async def test_a_uidnext_that_lies_loses_nothing(uidnext: int | None) -> None:
             said = [f"* OK [UIDNEXT {uidnext}] x"] if uidnext is not None else []
             call.say(f"* {len(box.messages)} EXISTS", f"* OK [UIDVALIDITY {box.validity}] x", *said)
             return call.ok()
-        if call.name == "APPEND" and call.literal is None and call.nth == 3:
+        if call.name == "APPEND" and call.literal is None and call.nth == nth:
             await call.carry_out()
             return await call.close()
         return False
 
     before = b"Subject: was there\r\n\r\n"
-    wires = Wires()
+    wires = Wires(limits=replace(QUICK, batch_messages=2, batches_ahead=1))
     wires.fill(bodies(8))
     async with Server(hook=lies).running() as server:
         server.fill("bob", "INBOX", [before])
         result = await wires.import_(destination=server.endpoint())
     assert set(server.bodies()) == {before, *bodies(8)}
     assert (result.status, result.imported) == ("done", 8), result.error
-    if uidnext is None or uidnext <= 2:
-        assert len(server.bodies()) == 9
+    unseen = uidnext == 3 and nth == 1  # of a UID that is too high by one nothing ever tells
+    assert len(server.bodies()) == 9 + result.maybe_duplicate + unseen
+    if uidnext is None or uidnext <= 2 or nth > 1:  # the UIDs of receipts show what is wrong
+        assert not result.maybe_duplicate
+
+
+@pytest.mark.parametrize("offered", [SYNC, "IMAP4rev1 LITERAL+ UIDPLUS", MULTI])
+@pytest.mark.parametrize("again", [False, True])
+async def test_an_ok_for_what_was_not_stored_is_found_out(offered: str, again: bool) -> None:
+    """Once, and the message is sent once more; `again`: each time, and it is told."""
+    lied = 0
+
+    async def ok_and_nothing(call: Call) -> bool:
+        nonlocal lied
+        if call.name == "APPEND" and call.literal is None and (again or not lied):
+            lied += 1
+            return call.ok("stored")
+        return False
+
+    wires = Wires(limits=replace(QUICK, batch_messages=2))
+    wires.fill(bodies(8))
+    async with Server(offered=offered, hook=ok_and_nothing).running() as server:
+        result = await wires.import_(destination=server.endpoint())
+    if again:
+        assert (result.status, dict(result.rejected), server.bodies()) == ("rejects", {"lost": 8}, [])
+        assert exit_code([result], single_user=True, stopped=False) == 65
+    else:
+        assert whole(result) == ("done", 8, 0)
+        assert sorted(server.bodies()) == sorted(bodies(8))
 
 
 # Capabilities, data without end, silence
