@@ -570,6 +570,8 @@ class Journal:
         self._inodes: dict[str, int] = {}
         self._mark = self._rejects = -1
         self._kept: list[UserResult] = []
+        self._looking = threading.Lock()
+        """Held by the one of several threads that reads a run which is only looked at."""
         self._closing = self._closed = False
 
     # --- begin and end of a run
@@ -884,7 +886,8 @@ class Journal:
             return waiter.result()
         with _translated(self._path):
             if not self._closed:
-                return work(self._db)
+                with self._looking:
+                    return work(self._db)
             with closing(_connect(self._path, write=False)) as db:
                 return work(db)
 

@@ -160,8 +160,8 @@ async def _copy_account(account: Account) -> None:
     source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
     async with (
         run.hosts.hold((source.host, destination.host)),
-        _opened(source, run) as reader,
-        _opened(destination, run) as writer,
+        opened(source, run) as reader,
+        opened(destination, run) as writer,
     ):
         await _select_all(account, reader, writer)
         works = [work for work in account.works.values() if not work.complete]
@@ -185,7 +185,7 @@ class _Store(Protocol[S_co]):
 
 
 @asynccontextmanager
-async def _opened(store: _Store[S], run: Run, *, first: bool = True) -> AsyncGenerator[S]:
+async def opened(store: _Store[S], run: Run, *, first: bool = True) -> AsyncGenerator[S]:
     """A session; what its host refused or allowed is learnt for all users.
 
     That a user's second connection is refused may be a limit of that user: it lowers nothing.
@@ -311,8 +311,8 @@ async def _run_extra_lane(
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(receive)
             try:
-                reader = await stack.enter_async_context(_opened(source, run, first=False))
-                writer = await stack.enter_async_context(_opened(destination, run, first=False))
+                reader = await stack.enter_async_context(opened(source, run, first=False))
+                writer = await stack.enter_async_context(opened(destination, run, first=False))
             except ConnectionLost as error:  # couriertcpd closes one connection too many without a word
                 logger.info("lane given up user=%s error=%s", account.job.user, error)
                 return
@@ -392,7 +392,7 @@ async def _more_writers(
     while len(writers) < wanted and (held := run.hosts.try_hold((destination.host,))) is not None:
         stack.callback(run.hosts.release, held)
         try:
-            writers.append(await stack.enter_async_context(_opened(destination, run, first=False)))
+            writers.append(await stack.enter_async_context(opened(destination, run, first=False)))
         except ConnectionLost as error:
             logger.info("connection given up user=%s error=%s", account.job.user, error)
             break
@@ -556,8 +556,8 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
         source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
         async with (
             run.hosts.hold((source.host, destination.host)),
-            _opened(source, run) as reader,
-            _opened(destination, run) as writer,
+            opened(source, run) as reader,
+            opened(destination, run) as writer,
         ):
             targets, missing = await _map_mailboxes(job, run, reader, writer)
             for mailbox, target in targets.items():

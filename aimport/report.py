@@ -1,4 +1,6 @@
-"""A run's results as a table: `rich` on a terminal, errors below it; plain columns anywhere else.
+"""A run's results, or what a check of it found, as a table.
+
+`rich` on a terminal, errors below it; plain columns anywhere else.
 
 Text that came from mail, servers or lists is shown without control characters.
 """
@@ -6,13 +8,35 @@ Text that came from mail, servers or lists is shown without control characters.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from aimport.results import RunReport, Totals, UserResult
 
-HEADINGS = ("user", "status", "found", "imported", "present", "skipped", "rejected", "octets", "seconds", "error")
-NUMBERS = range(2, 9)
-HIDDEN = range(4, 7)  # on a terminal present, skipped and rejected are shown when there are any
+if TYPE_CHECKING:
+    from aimport.verify import Verified
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Of a table; the first two are a name and a status, the last is an error, the others are numbers."""
+
+    headings: tuple[str, ...]
+    hidden: range
+    """On a terminal these are shown when the totals have any."""
+
+    @property
+    def numbers(self) -> range:
+        return range(2, len(self.headings) - 1)
+
+
+RESULTS: Final = Columns(
+    ("user", "status", "found", "imported", "present", "skipped", "rejected", "octets", "seconds", "error"), range(4, 7)
+)
+CHECKED: Final = Columns(
+    ("user", "status", "checked", "equal", "line ends", "altered", "missing", "doubled", "extra", "read", "error"),
+    range(4, 10),
+)
 
 
 def write_table(report: RunReport, out: TextIO, *, limit: int = 50, terminal: bool | None = None) -> None:
@@ -25,10 +49,34 @@ def write_table(report: RunReport, out: TextIO, *, limit: int = 50, terminal: bo
     totals = report.totals
     last = _cells(f"{totals.users} users", "", totals, "")
     more = f"... and {len(users) - limit} more (aimport report --json)" if len(users) > limit else ""
-    if out.isatty() if terminal is None else terminal:
-        _write_rich(rows, last, more, out)
+    _write(RESULTS, rows, last, more, out, out.isatty() if terminal is None else terminal)
+
+
+def write_verified(verified: Sequence[Verified], totals: Verified, out: TextIO, *, limit: int = 50) -> None:
+    """What `aimport verify` found, those that need a look first."""
+    users = sorted(verified, key=lambda each: (each.status == "done", not each.differs))
+    rows = [_checked(printable(each.user), each.status, each, printable(each.error or "")) for each in users[:limit]]
+    last = _checked(f"{len(verified)} users", "", totals, "")
+    more = f"... and {len(users) - limit} more (aimport verify --json)" if len(users) > limit else ""
+    _write(CHECKED, rows, last, more, out, out.isatty())
+
+
+def _checked(name: str, status: str, counts: Verified, error: str) -> tuple[str, ...]:
+    status = "differs" if status == "done" and counts.differs else status
+    numbers = (
+        counts.checked, counts.equal, counts.line_ends, counts.altered.total(), counts.missing, counts.doubled,
+        counts.extra, counts.read,
+    )  # fmt: skip
+    return (name, status, *map(str, numbers), error)
+
+
+def _write(
+    columns: Columns, rows: Sequence[Sequence[str]], last: Sequence[str], more: str, out: TextIO, terminal: bool
+) -> None:
+    if terminal:
+        _write_rich(columns, rows, last, more, out)
     else:
-        _write_plain(rows, last, more, out)
+        _write_plain(columns, rows, last, more, out)
 
 
 def _row(result: UserResult) -> tuple[str, ...]:
@@ -55,13 +103,13 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
-def _write_plain(rows: Sequence[Sequence[str]], last: Sequence[str], more: str, out: TextIO) -> None:
-    table = [HEADINGS, *rows, last]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
+def _write_plain(columns: Columns, rows: Sequence[Sequence[str]], last: Sequence[str], more: str, out: TextIO) -> None:
+    table = [columns.headings, *rows, last]
+    widths = [max(len(row[column]) for row in table) for column in range(len(columns.headings))]
     lines = []
     for row in table:
         cells = [
-            cell.rjust(width) if column in NUMBERS else cell.ljust(width)
+            cell.rjust(width) if column in columns.numbers else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
@@ -71,18 +119,19 @@ def _write_plain(rows: Sequence[Sequence[str]], last: Sequence[str], more: str, 
     out.write("".join(f"{line}\n" for line in lines).encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _write_rich(rows: Sequence[Sequence[str]], last: Sequence[str], more: str, out: TextIO) -> None:
+def _write_rich(columns: Columns, rows: Sequence[Sequence[str]], last: Sequence[str], more: str, out: TextIO) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = [column for column in range(len(HEADINGS) - 1) if column not in HIDDEN or last[column] != "0"]
+    headings = columns.headings
+    shown = [column for column in range(len(headings) - 1) if column not in columns.hidden or last[column] != "0"]
     table = Table(box=box.SIMPLE_HEAD, show_footer=True)
     for column in shown:
-        justify: Literal["left", "right"] = "right" if column in NUMBERS else "left"
-        table.add_column(HEADINGS[column], footer=Text(last[column]), justify=justify, no_wrap=column > 0)
-    styles = {"done": "green", "rejects": "yellow", "stopped": "yellow"}
+        justify: Literal["left", "right"] = "right" if column in columns.numbers else "left"
+        table.add_column(headings[column], footer=Text(last[column]), justify=justify, no_wrap=column > 0)
+    styles = {"done": "green", "rejects": "yellow", "stopped": "yellow", "differs": "yellow"}
     for row in rows:
         cells = [Text(row[column]) for column in shown]
         cells[1].stylize(styles.get(row[1], "red"))

@@ -23,17 +23,19 @@ COMMANDS: Final = {
     "import": "import_:command",
     "plan": "plan:command",
     "resume": "resume:command",
+    "verify": "verify:command",
     "report": "report:command",
     "runs": "runs:command",
     "demo": "demo:command",
 }
-LATER: Final = ("verify", "users", "check", "bench")
+LATER: Final = ("users", "check", "bench")
 """Commands of the contract that a later version brings."""
 
 HELP: Final = {
     "import": "Import mail of one, many or all users.",
     "plan": "Show what an import would do; touch nothing.",
     "resume": "Go on with an interrupted or partly failed run.",
+    "verify": "Hold the destination against the journal of a run; write nothing.",
     "report": "Summary of a run.",
     "runs": "The runs this machine knows, newest first.",
     "demo": "The main job on generated mail: 20 users, Maildir to Maildir, no server.",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -15,14 +18,51 @@ from aimport.cli.work import journal_root, print_json, read_run
 @JOURNAL
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.option("--html", metavar="FILE", callback=not_yet, expose_value=False, hidden=True)
-@click.option("--manifest", metavar="FILE", callback=not_yet, expose_value=False, hidden=True)
-def command(runs: tuple[str, ...], journal: str | None, as_json: bool) -> int:
+@click.option("--manifest", metavar="FILE", help="Write a line for each message to a new file, chained by hashes.")
+def command(runs: tuple[str, ...], journal: str | None, as_json: bool, manifest: str | None) -> int:
     """Summary of a run (default: the newest), or of several runs together. Exits 0 whatever the run ended with."""
     from aimport.report import write_table
 
-    report = read_run(journal_root(journal), runs)
+    root = Path(journal_root(journal))
+    report = read_run(root, runs)
+    if manifest is not None:
+        _write_manifest(root, runs, Path(manifest))
     if as_json:
         print_json(report.to_json())
     else:
         write_table(report, sys.stdout)
     return 0
+
+
+def _write_manifest(root: Path, runs: Sequence[str], path: Path) -> None:
+    """A new file that only its owner reads: it tells who has mail. It is whole, or not there.
+
+    Raises:
+        UsageError: there is one of that name already, or it cannot be made.
+        JournalDamaged
+    """
+    from aimport.errors import UsageError
+    from aimport.journal import Journal
+    from aimport.manifest import lines
+
+    made = False
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o600), "w", encoding="ascii") as file:
+            made = True
+            chain = ""
+            for name in runs or (None,):
+                with Journal.view(root, name) as journal:
+                    for line, last in lines(journal, chain):
+                        file.write(line + "\n")
+                        chain = last
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise UsageError(f"{path} is there already", hint="name a new file for the manifest") from error
+    except BaseException as error:
+        if made:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UsageError(f"{path}: {error.strerror}") from error
+        raise

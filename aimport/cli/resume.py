@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from aimport.cli.call import Call, Globals, Start
-from aimport.cli.main import cli
+from aimport.cli.call import Call, Globals
 from aimport.cli.options import JOURNAL
+
+if TYPE_CHECKING:
+    from aimport.plan import Plan
 
 
 @click.command("resume")
@@ -26,34 +26,16 @@ def command(ctx: click.Context, /, run: str | None, journal: str | None, progres
 
     Repeats the run's own arguments and settings; -o before `resume` overrides a setting.
     """
-    from aimport.cli.work import check_profiles, drive, journal_root
-    from aimport.config import load_settings
-    from aimport.errors import ConfigurationError, UsageError
+    from aimport.cli.work import drive, journal_root, repeat
     from aimport.journal import Journal
-    from aimport.plan import make_plan
 
     globals_ = ctx.find_object(Globals)
     assert globals_ is not None  # the group sets it
-    reopened = Journal.reopen(journal_root(journal).absolute(), run)
-    kept = reopened.arguments
+    root = Path(journal_root(journal)).absolute()
+    reopened = Journal.reopen(root, run)
 
-    def go_on(call: Call) -> int:
-        stored = tuple(f"{name}={value}" for name, value in kept.settings)
-        settings = load_settings(file=globals_.config or call.globals.config, options=(*stored, *globals_.overrides))
-        check_profiles(settings)
-        if call.request.list_file == "-" and sys.stdin.isatty():
-            raise UsageError("this run's user list came from standard input", hint="aimport resume < LIST")
-        call = dataclasses.replace(call, progress=progress, as_json=as_json, journal=Path(journal_root(journal)))
-        return drive(call, make_plan(call.request, settings, stdin=sys.stdin.buffer), reopened, resumed=True)
+    def go_on(call: Call, plan: Plan) -> int:
+        call = dataclasses.replace(call, progress=progress, as_json=as_json, journal=root)
+        return drive(call, plan, reopened, resumed=True)
 
-    try:
-        os.chdir(kept.cwd)
-    except OSError as error:
-        raise ConfigurationError(f"{kept.cwd}: the run was begun there, and it is gone ({error.strerror})") from error
-    code = cli.main(
-        args=list(kept.argv),
-        prog_name="aimport",
-        standalone_mode=False,
-        obj=Start(typed=kept.argv, resume=go_on),
-    )
-    return int(code)
+    return repeat(reopened.arguments, globals_, go_on)

@@ -6,15 +6,15 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aimport import progress
-from aimport.cli.call import Call, Globals
+from aimport.cli.call import Call, Globals, Start
 from aimport.config import Settings, load_settings
-from aimport.errors import AimportError, JournalError
+from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
 from aimport.model import Appended, Present, Rejected, UserJob
 from aimport.plan import Plan, jobs, make_plan
@@ -98,6 +98,29 @@ def run_import(call: Call) -> int:
             identities=(job.destination.identity for job in jobs(plan) if not job.error),
         )
     return drive(call, plan, journal)
+
+
+def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], int]) -> int:
+    """Takes the command line of a run as if it were typed again, where it was typed, and does `act` with it.
+
+    Settings are those that the run kept; `-o` of this command line overrides them.
+    """
+    from aimport.cli.main import cli
+
+    def go_on(call: Call) -> int:
+        stored = tuple(f"{name}={value}" for name, value in kept.settings)
+        settings = load_settings(file=globals_.config or call.globals.config, options=(*stored, *globals_.overrides))
+        check_profiles(settings)
+        if call.request.list_file == "-" and sys.stdin.isatty():
+            raise UsageError("this run's user list came from standard input", hint="give it once more: < LIST")
+        return act(call, make_plan(call.request, settings, stdin=sys.stdin.buffer))
+
+    try:
+        os.chdir(kept.cwd)
+    except OSError as error:
+        raise ConfigurationError(f"{kept.cwd}: the run was begun there, and it is gone ({error.strerror})") from error
+    start = Start(typed=kept.argv, resume=go_on)
+    return int(cli.main(args=list(kept.argv), prog_name="aimport", standalone_mode=False, obj=start))
 
 
 def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) -> int:

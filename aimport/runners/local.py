@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -59,36 +59,49 @@ async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | No
 
 
 async def _work(jobs: Iterable[UserJob], run: Run) -> None:
-    send, receive = anyio.create_memory_object_stream[UserJob](run.limits.users)
+    async def one(job: UserJob) -> None:
+        if not run.stopping:
+            await import_user(job, run)
+
+    await for_each_user(_wanted(jobs, run), run.limits.users, one)
+
+
+def _wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
+    """The users that are to be begun."""
+    limit = run.limits.max_errors
+    for job in jobs:
+        if run.stopping:
+            return
+        if limit and run.counters.users_failed >= limit:
+            logger.error("run takes no new users errors=%d limit=%d", run.counters.users_failed, limit)
+            run.gave_up = True
+            return
+        yield job
+
+
+async def for_each_user(jobs: Iterable[UserJob], users: int, act: Callable[[UserJob], Awaitable[None]]) -> None:
+    """Does `act` for each, so many users at the same time, in the order of the list as far as that goes."""
+    send, receive = anyio.create_memory_object_stream[UserJob](users)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_feed_users, jobs, run, send)
-        for _ in range(run.limits.users):
-            tasks.start_soon(_user_worker, run, receive.clone())
+        tasks.start_soon(_feed_users, jobs, send)
+        for _ in range(users):
+            tasks.start_soon(_user_worker, receive.clone(), act)
         receive.close()
 
 
-async def _feed_users(jobs: Iterable[UserJob], run: Run, send: MemoryObjectSendStream[UserJob]) -> None:
-    limit = run.limits.max_errors
+async def _feed_users(jobs: Iterable[UserJob], send: MemoryObjectSendStream[UserJob]) -> None:
     async with send:
         for job in jobs:
-            if run.stopping:
-                return
-            if limit and run.counters.users_failed >= limit:
-                logger.error("run takes no new users errors=%d limit=%d", run.counters.users_failed, limit)
-                run.gave_up = True
-                return
             try:
                 await send.send(job)
             except anyio.BrokenResourceError:
                 return  # the workers ended; their own error tells why
 
 
-async def _user_worker(run: Run, receive: MemoryObjectReceiveStream[UserJob]) -> None:
+async def _user_worker(receive: MemoryObjectReceiveStream[UserJob], act: Callable[[UserJob], Awaitable[None]]) -> None:
     async with receive:
         async for job in receive:
-            if run.stopping:
-                return
-            await import_user(job, run)
+            await act(job)
 
 
 async def _watch_signals(

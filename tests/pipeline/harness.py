@@ -33,7 +33,7 @@ class World:
     journal: Journal = field(default_factory=Journal.in_memory)
 
     def source(self, endpoint: Endpoint) -> Source:
-        return MemorySource(self.old, endpoint.user)
+        return MemorySource(self.new if endpoint.path == "new" else self.old, endpoint.user)
 
     def destination(self, endpoint: Endpoint) -> Destination:
         return MemoryDestination(self.new, endpoint.user)

@@ -15,7 +15,7 @@ ONLY_IN = {
     "aioimaplib": {"imap.client"},
     "click": {"cli"},
     "uvloop": {"runners"},
-    "stamina": {"pipeline", "cli"},
+    "stamina": {"pipeline", "verify", "cli"},
     "sqlite3": {"journal"},
     "rich": {"progress", "report", "cli"},
 }
@@ -26,6 +26,7 @@ FORBIDDEN = {
     "copying": {"pipeline", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "auditing": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "pipeline": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
+    "verify": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "runners": {"cli", "stores", "imap", "plan", "config"},
     "journal": {"pipeline", "stores", "imap", "runners", "cli"},
     "spool": {"pipeline", "stores", "imap", "runners", "cli", "plan", "config", "journal"},

@@ -1,0 +1,490 @@
+"""Hold what the journal calls committed against what the destination holds now. Writes nothing.
+
+    entries ── survey ──▶ in its place, of its size? ──▶ equal
+                              │ sampled, of another size, of no known place
+                              ▼
+                        read octets ──▶ equal, line ends, altered (nul, cr, ...), doubled, missing
+
+Sees only `interfaces` and the journal. Sizes decide where places are known (UIDs, names of our files); whatever is odd
+about a size is settled by octets, so that no difference is told that is none.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import stamina
+from anyio import to_thread
+
+from aimport import names, octets, reconcile
+from aimport.account import Run
+from aimport.errors import AimportError, MailboxNotFound, Retry, Scope, Status
+from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
+from aimport.journal import Entry, Journal, Lane
+from aimport.model import (
+    Appended,
+    Body,
+    Fingerprint,
+    Mailbox,
+    MessageKey,
+    Position,
+    Stored,
+    Survey,
+    Unreadable,
+    UserJob,
+    Wanted,
+)
+from aimport.pipeline import opened
+
+What = Literal["missing", "altered", "doubled"]
+TRIES: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A message that is not at the destination as it was acknowledged, or is there once more."""
+
+    user: str
+    mailbox: str
+    """At the destination."""
+    source: str
+    key: MessageKey
+    uid: int | None
+    what: What
+    kind: str
+    """Of an altered one what is changed: "nul", "cr", "8-bit header", "final line end", or "other"."""
+    sent: Fingerprint
+    found: Fingerprint | None
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "user": self.user,
+            "mailbox": self.mailbox,
+            "source": self.source,
+            "key": self.key,
+            "uid": self.uid,
+            "what": self.what,
+            "kind": self.kind,
+            "sent": _print_json(self.sent),
+            "found": None if self.found is None else _print_json(self.found),
+        }
+
+    def __str__(self) -> str:
+        where = f"{self.user}: {self.mailbox}: message {self.key}"
+        sent = f"{self.sent.size} octets, sha256 {self.sent.digest.hex()}"
+        if self.what == "missing" or self.found is None:
+            return f"{where} is missing ({sent})"
+        if self.what == "doubled":
+            return f"{where} is there once more ({sent})"
+        return f"{where} is altered ({self.kind}): {sent}; there {self.found.size}, {self.found.digest.hex()}"
+
+
+def _print_json(fingerprint: Fingerprint) -> dict[str, object]:
+    return {"size": fingerprint.size, "sha256": fingerprint.digest.hex()}
+
+
+@dataclass(slots=True, kw_only=True)
+class Verified:
+    """What of one user was checked, in messages: `checked = equal + line_ends + altered + missing`.
+
+    `line_ends`: equal but for LF in the place of CRLF. `read` counts those whose octets were compared. `extra`: others
+    that came to the same mailboxes since. `in_doubt`: sent, and nobody knows yet (`aimport resume`).
+    """
+
+    user: str
+    status: Status = "done"
+    checked: int = 0
+    equal: int = 0
+    line_ends: int = 0
+    altered: Counter[str] = field(default_factory=Counter)
+    missing: int = 0
+    doubled: int = 0
+    extra: int = 0
+    in_doubt: int = 0
+    read: int = 0
+    error: str | None = None
+
+    @property
+    def differs(self) -> bool:
+        return bool(self.missing or self.doubled or self.altered.total())
+
+    def to_json(self) -> dict[str, object]:
+        return {"user": self.user, "status": self.status, **self.counts(), "error": self.error}
+
+    def counts(self) -> dict[str, object]:
+        """The keys that a user and the totals share."""
+        return {
+            "checked": self.checked,
+            "equal": self.equal,
+            "line_ends": self.line_ends,
+            "altered": self.altered.total(),
+            "missing": self.missing,
+            "doubled": self.doubled,
+            "extra": self.extra,
+            "in_doubt": self.in_doubt,
+            "read": self.read,
+            "kinds": dict(self.altered),
+        }
+
+    def add(self, other: Verified) -> None:
+        """Sums up, for totals."""
+        for name in ("checked", "equal", "line_ends", "missing", "doubled", "extra", "in_doubt", "read"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.altered.update(other.altered)
+
+
+def exit_code(verified: Sequence[Verified]) -> int:
+    """75 when users could not be checked (77: none, for all were refused), else 65 when something differs, else 0."""
+    failed = [each for each in verified if each.status != "done"]
+    if failed:
+        return 77 if all(each.status == "refused" for each in verified) else 75
+    return 65 if any(each.differs for each in verified) else 0
+
+
+async def verify_user(
+    job: UserJob, run: Run, journal: Journal, *, share: float, tell: Callable[[Difference], None]
+) -> Verified:
+    """Checks all mailboxes of a user.
+
+    `share`, of 1: how many messages have their octets compared, always the same ones. Differences are told when all
+    is done, so that a try that failed tells none twice.
+    """
+    verified = Verified(user=job.user)
+    told: list[Difference] = []
+    try:
+        async for attempt in stamina.retry_context(on=_passes, attempts=TRIES, timeout=None):
+            with attempt:
+                verified = Verified(user=job.user)
+                told.clear()
+                await _Check(job, run, journal, share, verified, told.append).check()
+    except AimportError as error:
+        verified.status, verified.error = error.status, str(error)
+    for difference in told:
+        tell(difference)
+    return verified
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, AimportError) and error.scope is not Scope.RUN and error.retry is Retry.LATER
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A message whose octets were read at the destination."""
+
+    fingerprint: Fingerprint
+    reduced: bytes
+    wire: bool
+    """Its line ends are CRLF."""
+
+
+class _Check:
+    """One try at one user."""
+
+    def __init__(
+        self,
+        job: UserJob,
+        run: Run,
+        journal: Journal,
+        share: float,
+        verified: Verified,
+        tell: Callable[[Difference], None],
+    ) -> None:
+        self.job = job
+        self.run = run
+        self.journal = journal
+        self.share = share
+        self.verified = verified
+        self.tell = tell
+
+    async def check(self) -> None:
+        job, run = self.job, self.run
+        if job.error:
+            self.verified.status, self.verified.error = job.status, job.error
+            return
+        lanes = self.journal.lanes(job.user)
+        if not lanes:
+            return
+        destination: Destination = run.stores.destination(job.destination)
+        source: Source = run.stores.source(job.destination)
+        async with run.hosts.hold((source.host, destination.host)), AsyncExitStack() as stack:
+            writer = await stack.enter_async_context(opened(destination, run))
+            reader = _Reader(stack, source, run)
+            for lane in lanes:
+                entries = await to_thread.run_sync(self._committed, lane)
+                if entries:
+                    await _Mailbox(self, lane, entries, writer, reader).check()
+
+    def _committed(self, lane: Lane) -> list[Entry]:
+        committed = []
+        for entry in self.journal.entries(self.job.user, lane.number):
+            self.verified.in_doubt += entry.outcome is None
+            if isinstance(entry.outcome, Appended):
+                committed.append(entry)
+        return committed
+
+
+class _Reader:
+    """The destination account as a source, opened when octets are first asked for."""
+
+    def __init__(self, stack: AsyncExitStack, source: Source, run: Run) -> None:
+        self._stack = stack
+        self._source = source
+        self._run = run
+        self._session: SourceSession | None = None
+        self._listed: dict[tuple[str, ...], Mailbox] = {}
+
+    async def read(self, mailbox: Mailbox, keys: Collection[MessageKey], *, reduced: bool) -> dict[MessageKey, _Held]:
+        """What of `keys` can be read."""
+        if self._session is None:
+            self._session = await self._stack.enter_async_context(opened(self._source, self._run, first=False))
+            self._listed = {_image(each): each for each in await self._session.list_mailboxes()}
+        found = self._listed.get(_image(mailbox))
+        if found is None:
+            raise MailboxNotFound(f"mailbox {mailbox.name!r} is not listed, though it is there")
+        held: dict[MessageKey, _Held] = {}
+        selection = await self._session.select(found)
+        async with aclosing(self._session.messages(selection, skip=_AllBut(keys))) as lists:
+            async for items in lists:
+                for item in items:
+                    if isinstance(item, Unreadable):
+                        continue
+                    if isinstance(item.body, bytes):
+                        wire, tidy = octets.formed(item.body)
+                        held[item.key] = _Held(
+                            octets.fingerprint(wire, tidy=tidy),
+                            octets.reduced_digest((wire,)) if reduced else b"",
+                            wire is item.body,
+                        )
+                    else:
+                        held[item.key] = await to_thread.run_sync(_measured, item.body, reduced)
+                        item.body.close()
+        return held
+
+
+def _image(mailbox: Mailbox) -> tuple[str, ...]:
+    """The name as every server compares it."""
+    return tuple(unicodedata.normalize("NFC", level) for level in mailbox.path)
+
+
+def _measured(body: Body, reduced: bool) -> _Held:
+    fingerprint = octets.measure(lambda: octets.pieces_of(body))
+    digest = octets.reduced_digest(octets.wire_pieces(octets.pieces_of(body))) if reduced else b""
+    return _Held(fingerprint, digest, fingerprint.size == len(body))
+
+
+class _AllBut:
+    """Every key that is not one of `keys`."""
+
+    def __init__(self, keys: Collection[MessageKey]) -> None:
+        self._keys = keys
+
+    def __contains__(self, key: object) -> bool:
+        return key not in self._keys
+
+
+class _Mailbox:
+    """The messages of one lane at the destination."""
+
+    def __init__(
+        self, check: _Check, lane: Lane, entries: Sequence[Entry], writer: DestinationSession, reader: _Reader
+    ) -> None:
+        self._check = check
+        self._verified = check.verified
+        self._lane = lane
+        self._entries = entries
+        self._writer = writer
+        self._reader = reader
+        path = names.split(lane.destination, writer.separator)
+        self._mailbox = Mailbox(path=path, separator=writer.separator)
+
+    async def check(self) -> None:
+        lane, verified = self._lane, self._verified
+        verified.checked += len(self._entries)
+        uids = [
+            entry.outcome.uid for entry in self._entries if isinstance(entry.outcome, Appended) and entry.outcome.uid
+        ]
+        floor = lane.position
+        if min(uids, default=floor.uidnext) < floor.uidnext:
+            floor = Position(uidvalidity=floor.uidvalidity, uidnext=1)
+        survey = await self._writer.survey(self._mailbox, floor)
+        if survey is None:
+            for entry in self._entries:
+                self._differs(entry, "missing", "", None)
+            return
+        placed: dict[int, Entry] = {}
+        """Those of `owners` that are to be compared."""
+        unplaced: list[Entry] = []
+        owners: dict[int, Entry] = {}
+        """By place in the survey: which message of ours is there."""
+        for entry in self._entries:
+            at = survey.at(self._place(entry))
+            if at is None:
+                unplaced.append(entry)
+                continue
+            owner = owners.setdefault(at, entry)
+            if owner is not entry:
+                if _sent(owner) == _sent(entry):  # a server that keeps one of equal messages (Gmail)
+                    verified.equal += 1
+                else:
+                    unplaced.append(entry)
+            elif self._sampled(entry) or survey.sizes[at] != _sent(entry).size:
+                placed[at] = entry
+            else:
+                verified.equal += 1
+        candidates = [*placed, *self._candidates(survey, owners, unplaced)]
+        held = await self._read(survey, candidates) if candidates else {}
+        left: list[Entry] = []
+        for at, entry in placed.items():
+            if (found := held.get(at)) is not None and self._is_equal(entry, found):
+                del held[at]
+            elif found is not None and _is_altered(entry, found):
+                self._differs(entry, "altered", _kinds(entry), found.fingerprint)
+                del held[at]
+            else:
+                left.append(entry)
+        self._match(left + unplaced, owners, held, survey)
+        self._rest(survey, owners, held)
+
+    def _place(self, entry: Entry) -> str:
+        assert isinstance(entry.outcome, Appended)
+        return self._writer.place(_wanted(entry), entry.outcome.uid, self._lane.position.uidvalidity)
+
+    def _sampled(self, entry: Entry) -> bool:
+        return int.from_bytes(_sent(entry).digest[:4], "big") < self._check.share * 2**32
+
+    def _candidates(self, survey: Survey, owners: Collection[int], unplaced: Sequence[Entry]) -> Iterator[int]:
+        """What nobody claims and may be one of `unplaced`, or one more of a message that is in its place."""
+        sizes = {_sent(entry).size for entry in unplaced}
+        spans = [
+            (alike.shortest, _sent(entry).size + 2) for entry in unplaced if (alike := _sent(entry).alike) is not None
+        ]
+        ours = {(_sent(entry).size, entry.date) for entry in self._entries}
+        for at, (size, date) in enumerate(zip(survey.sizes, survey.dates, strict=True)):
+            if at not in owners and (
+                size in sizes or (size, date) in ours or any(first <= size <= last for first, last in spans)
+            ):
+                yield at
+
+    async def _read(self, survey: Survey, places: Sequence[int]) -> dict[int, _Held]:
+        at = {survey.keys[place]: place for place in places}
+        reduced = any(_sent(entry).alike is not None for entry in self._entries)
+        read = await self._reader.read(self._mailbox, at.keys(), reduced=reduced)
+        self._verified.read += len(read)
+        return {at[key]: found for key, found in read.items()}
+
+    def _is_equal(self, entry: Entry, found: _Held) -> bool:
+        if found.fingerprint != _sent(entry):
+            return False
+        if found.wire or not self._check.job.source.remote:
+            self._verified.equal += 1
+        else:
+            self._verified.line_ends += 1
+        return True
+
+    def _match(
+        self, entries: Sequence[Entry], owners: dict[int, Entry], held: dict[int, _Held], survey: Survey
+    ) -> None:
+        """What is in no place, or has other octets there than were sent, is looked for among what was read."""
+        stored = {
+            at: Stored(fingerprint=one.fingerprint, internal_date=survey.dates[at], reduced=one.reduced)
+            for at, one in held.items()
+        }
+        places = {id(one): at for at, one in stored.items()}
+        matched = reconcile.match(
+            [_wanted(entry) for entry in entries],
+            [entry.date for entry in entries],
+            list(stored.values()),
+            claimed_uids=(),
+            claimed_fingerprints=Counter(),
+        )
+        missing = []
+        for entry, match in zip(entries, matched, strict=True):
+            if match is None:
+                missing.append(entry)
+                continue
+            at = places[id(match)]
+            owners[at] = entry
+            found = held.pop(at)
+            if not self._is_equal(entry, found):
+                self._differs(entry, "altered", _kinds(entry), found.fingerprint)
+        for entry in missing:
+            own = survey.at(self._place(entry))
+            there = None if own is None or owners[own] is not entry else held.pop(own, None)
+            if there is not None:
+                self._differs(entry, "altered", "other", there.fingerprint)
+            else:
+                self._differs(entry, "missing", "", None)
+
+    def _rest(self, survey: Survey, owners: Collection[int], held: dict[int, _Held]) -> None:
+        """What is there beside: one more of ours with our date, or somebody else's."""
+        if not survey.uidvalidity:
+            return  # nobody can tell what was there before
+        ours = {(_sent(entry), entry.date): entry for entry in self._entries}
+        above = self._above(survey)
+        for at, one in held.items():
+            entry = ours.get((one.fingerprint, survey.dates[at]))
+            if entry is not None and at in above and at not in owners:
+                self._differs(entry, "doubled", "", one.fingerprint)
+        self._verified.extra += sum(at not in owners for at in above)
+
+    def _above(self, survey: Survey) -> range:
+        """Places of what came since the lane began."""
+        lane = self._lane.position
+        count = len(survey.keys)
+        if survey.uidvalidity != lane.uidvalidity:
+            return range(count)
+        return range(bisect_left(range(count), lane.uidnext, key=lambda at: _uid(survey.keys[at])), count)
+
+    def _differs(self, entry: Entry, what: What, kind: str, found: Fingerprint | None) -> None:
+        assert isinstance(entry.outcome, Appended)
+        verified = self._verified
+        if what == "missing":
+            verified.missing += 1
+        elif what == "doubled":
+            verified.doubled += 1
+        else:
+            verified.altered[kind] += 1
+        self._check.tell(
+            Difference(
+                user=entry.user,
+                mailbox=self._lane.destination,
+                source=self._lane.source,
+                key=entry.key,
+                uid=entry.outcome.uid,
+                what=what,
+                kind=kind,
+                sent=_sent(entry),
+                found=found,
+            )
+        )
+
+
+def _uid(key: MessageKey) -> int:
+    return int(key.rpartition(":")[2])
+
+
+def _wanted(entry: Entry) -> Wanted:
+    assert entry.wanted is not None
+    return entry.wanted
+
+
+def _sent(entry: Entry) -> Fingerprint:
+    return _wanted(entry).fingerprint
+
+
+def _is_altered(entry: Entry, found: _Held) -> bool:
+    """In a way that is known of servers."""
+    alike = _sent(entry).alike
+    return alike is not None and found.reduced == alike.digest
+
+
+def _kinds(entry: Entry) -> str:
+    alike = _sent(entry).alike
+    return "other" if alike is None else ",".join(alike.kinds)
