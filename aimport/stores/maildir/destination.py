@@ -183,7 +183,12 @@ class MaildirDestinationSession:
     def _append(self, mailbox: Mailbox, batch: Batch) -> list[Appended | Rejected]:
         if self._writer is None or self._writer.mailbox != mailbox:
             self.close()
-            self._writer = _Writer(mailbox, self._open(mailbox), self._fsync)
+            folder = self._open(mailbox)
+            try:
+                self._writer = _Writer(mailbox, folder, self._fsync)
+            except OSError as error:
+                folder.close()
+                raise disk.translated(error, folder.path) from error
         writer = self._writer
         try:
             outcomes = writer.append(batch)
