@@ -12,15 +12,22 @@ import os
 import queue
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
+
+import pytest
+
+from tests import servers
 
 PIECE: Final = 65536
 HIGH: Final = 256 * 1024
@@ -461,3 +468,31 @@ def run_proxy(server_port: int, plan: Plan = healthy, *, orderly: bool = True, r
         yield proxy
     finally:
         proxy.close()
+
+
+# Tools
+
+
+@pytest.fixture(scope="session")
+def strace() -> Path:
+    """The program; skips where it is not to be had or nothing may be traced."""
+    try:
+        program = servers.find("strace").path("usr/bin/strace")
+    except servers.CannotGet as reason:
+        installed = shutil.which("strace")
+        if installed is None:
+            pytest.skip(str(reason))
+        program = Path(installed)
+    probe = subprocess.run([program, "-f", "-o", os.devnull, "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"strace cannot trace here: {probe.stderr.decode(errors='replace').strip()}")
+    return program
+
+
+@pytest.fixture(scope="session")
+def faketime() -> Path:
+    """The library that lies about the time to a whole process."""
+    try:
+        return next(servers.find("faketime").root.rglob("libfaketime.so.1"))
+    except servers.CannotGet as reason:
+        pytest.skip(str(reason))

@@ -19,19 +19,13 @@ from typing import Final
 import pytest
 
 from tests.faults.forks import Done, Forks, run_forks
-from tests.faults.jobs import Job, in_memory, write_maildir
+from tests.faults.jobs import Job, write_maildir
 from tests.faults.steps import CHANGES, READS, Steps
 from tests.fix_dovecot import Dovecot
 
 pytestmark = pytest.mark.timeout(400)
 
 PW: Final = {"PW": "pass"}
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with run_forks() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +36,6 @@ def mounts() -> Iterator[Forks]:
             yield stack.enter_context(run_forks(mounts=True))
         except AssertionError:
             pytest.skip("no mount namespace of one's own here: that takes root")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with in_memory(tmp_path) as place:
-        yield place
 
 
 def check_in_between(job: Job, done: Done) -> None:

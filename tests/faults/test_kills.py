@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from tests import mail
 from tests.faults.forks import Forks, run_forks
-from tests.faults.jobs import Job, in_memory, write_maildir
+from tests.faults.jobs import Job, write_maildir
 from tests.faults.steps import CHANGES, Steps
 from tests.fix_dovecot import Dovecot
 from tests.fix_faults import before, first, kill_client, run_proxy
@@ -24,18 +23,6 @@ from tests.fix_faults import before, first, kill_client, run_proxy
 pytestmark = pytest.mark.timeout(400)
 
 PW = {"PW": "pass"}
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with run_forks() as server:
-        yield server
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with in_memory(tmp_path) as place:
-        yield place
 
 
 def kill_at_each(job: Job, forks: Forks, steps: Steps, *, every: int = 1, server: int = 0) -> int:

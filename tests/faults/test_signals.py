@@ -12,33 +12,20 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests import mail
-from tests.faults.forks import Forks, run_forks
-from tests.faults.jobs import Job, in_memory
+from tests.faults.forks import Forks
+from tests.faults.jobs import Job
 from tests.faults.steps import CHANGES, READS, Steps
 
 pytestmark = pytest.mark.timeout(200)
 
 PW: Final = {"PW": "pass"}
 ANY: Final = tuple(CHANGES + READS)
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with run_forks() as server:
-        yield server
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with in_memory(tmp_path) as place:
-        yield place
 
 
 @pytest.mark.fault("F25", "F26")
