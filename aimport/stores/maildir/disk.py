@@ -445,6 +445,9 @@ class GroupSync:
                 self._sync_now()
             except OSError as error:
                 self._failures[ticket] = error.errno or errno.EIO
+            except BaseException:
+                self._failures[ticket] = errno.EIO  # who shared it must not believe that it was done
+                raise
             finally:
                 with self._turn:
                     self._running = False
