@@ -205,6 +205,11 @@ class Wire:
         return self._ends[False] is not None
 
     @property
+    def ending(self) -> bool:
+        """Its client is gone, and the server has not ended yet."""
+        return self.server_open and not self.held and (self.faulty or self._ended[True])
+
+    @property
     def over(self) -> bool:
         return not any(self._ends.values())
 
@@ -329,7 +334,7 @@ class Wire:
 class Proxy:
     """Takes clients until it is closed; one thread.
 
-    `orderly`: after a fault no client is let through to the server before that has ended the session at fault, as if
+    `orderly`: no client is let through to the server before that has ended the sessions whose clients are gone, as if
     the client had waited out its fence. `record` keeps all octets in `links`.
     """
 
@@ -446,7 +451,7 @@ class Proxy:
                 self._waiting.append(self._listening.accept()[0])
 
     def _let_through(self) -> None:
-        if self._orderly and any(wire.faulty and wire.server_open and not wire.held for wire in self._wires):
+        if self._orderly and any(wire.ending for wire in self._wires):
             return
         for client in self._waiting:
             try:

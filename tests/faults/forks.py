@@ -103,6 +103,7 @@ class Forks:
         batch_messages: int = 0,
         limits: Mapping[str, int] | None = None,
         then: str = "",
+        hangs_s: float = HANGS_S,
     ) -> None:
         """Starts `aimport` with these arguments. `fence_s` 0: no session of before can still store anything.
 
@@ -118,6 +119,7 @@ class Forks:
             "limits": changed,
             "rlimits": dict(limits or {}),
             "then": then,
+            "hangs_s": hangs_s,
             "out": str(self._folder / "out"),
             "err": str(self._folder / "err"),
         }
@@ -221,7 +223,7 @@ def run(request: dict[str, Any]) -> int:
         for number, name in ((1, "out"), (2, "err")):
             handle = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.dup2(handle, number)
-        faulthandler.dump_traceback_later(HANGS_S, exit=True, file=2)
+        faulthandler.dump_traceback_later(request["hangs_s"], exit=True, file=2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(request["env"])
         object.__setattr__(options, "DEFAULTS", dataclasses.replace(options.DEFAULTS, **request["limits"]))

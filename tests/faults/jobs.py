@@ -48,14 +48,18 @@ class Job:
     port: int = 0
     inner: Path | None = None
     """The folder as the command sees it, where that lives in another mount namespace."""
+    source: Path | None = None
+    """Where that is not below the folder."""
     journal: Path = field(init=False)
-    expected: Counter[mail.Seen] = field(init=False)
+    expected: Counter[mail.Seen] = field(default_factory=Counter)
+    """What the source holds, read here where it is not given."""
 
     def __post_init__(self) -> None:
         self.journal = self.folder / "journal"
-        if not (self.folder / "from").exists():
-            write_maildir(self.folder / "from")
-        self.expected = mail.in_maildir(self.folder / "from")
+        source = self.source or self.folder / "from"
+        if not source.exists():
+            write_maildir(source)
+        self.expected = self.expected or mail.in_maildir(source)
 
     @property
     def to(self) -> Path:
@@ -71,7 +75,7 @@ class Job:
         to = f"imap://127.0.0.1:{self.port}/?tls=off" if self.port else f"maildir:{folder}/to"
         return [
             "-odest_password=env:PW", "import", "-u", self.user, "--to", to, "--json", "--journal", f"{folder}/journal",
-            f"maildir:{folder}/from", "", "ALL",
+            f"maildir:{self.source or folder / 'from'}", "", "ALL",
         ]  # fmt: skip
 
     def resume_words(self) -> list[str]:
