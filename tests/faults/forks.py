@@ -84,7 +84,7 @@ class Forks:
         self._folder = folder
         self._mark = folder / "struck"
         command = [sys.executable, "-m", "tests.faults.forks", *(["mounts"] if mounts else [])]
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("AIMPORT_", "XDG_"))}
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("AIMPORT_", "COVERAGE_", "XDG_"))}
         self._server = subprocess.Popen(
             command, cwd=Path(__file__).parents[2], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -157,14 +157,17 @@ def test_a_second_instance_is_refused_at_once_and_the_lock_of_a_killed_one_is_fr
     mark = folder / "works"
     with run_forks() as one, run_forks() as two:
         steps = Steps(ops=("rename",), at=3, deed="wait", below=str(job.to), place=str(mark))
-        one.start(job.import_words(), env=PW, batch_messages=2, steps=steps)
+        words = job.import_words()
+        at = words.index("--json")
+        words[at:at] = ["--connections-per-user", "1"]  # nothing but that step goes on
+        one.start(words, env=PW, batch_messages=2, steps=steps)
         while not mark.exists():
             assert Path(f"/proc/{one.pid}").exists()
         before_that = mail.tree(job.to)
         again = job.import_words()
         again.insert(again.index("--json"), "--again")
-        for words in (job.import_words(), job.resume_words(), again):
-            refused = two.run(words, env=PW)
+        for typed in (job.import_words(), job.resume_words(), again):
+            refused = two.run(typed, env=PW)
             assert refused.code == 69, refused.err
             assert f"process {one.pid}" in refused.err
             assert refused.out == ""
