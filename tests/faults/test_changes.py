@@ -12,9 +12,10 @@ from typing import Final
 
 import pytest
 
-from aimport.model import Endpoint, Selection
+from aimport.model import Endpoint, Mailbox, Selection
+from aimport.query.terms import ALL, Term
 from aimport.results import UserResult
-from aimport.stores.maildir import disk
+from aimport.stores import files
 from aimport.stores.maildir.source import MaildirSourceSession
 from tests import mail
 from tests.faults.forks import Forks
@@ -53,7 +54,7 @@ class Meddling(Wires):
         super().__init__(limits=replace(QUICK, batch_messages=10))
         self.root = root
         left = opened
-        select, open_message = MaildirSourceSession.select, disk.open_message
+        select, open_file = MaildirSourceSession.select, files.open_file
         done = False
 
         def once() -> None:
@@ -62,8 +63,8 @@ class Meddling(Wires):
                 done = True
                 meddle()
 
-        async def selected(session: MaildirSourceSession, mailbox: object) -> Selection:
-            selection = await select(session, mailbox)  # type: ignore[arg-type]  # as it came
+        async def selected(session: MaildirSourceSession, mailbox: Mailbox, term: Term = ALL) -> Selection:
+            selection = await select(session, mailbox, term)
             if not opened:
                 once()
             return selection
@@ -73,10 +74,10 @@ class Meddling(Wires):
             left -= ".host" in name
             if opened and left <= 0:
                 once()
-            return open_message(name, dir_fd)
+            return open_file(name, dir_fd)
 
         monkeypatch.setattr(MaildirSourceSession, "select", selected)
-        monkeypatch.setattr(disk, "open_message", opening)
+        monkeypatch.setattr(files, "open_file", opening)
 
     async def once_more(self) -> UserResult:
         source = Endpoint(scheme="maildir", path=str(self.root), user="bob")

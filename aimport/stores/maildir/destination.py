@@ -188,7 +188,7 @@ class MaildirDestinationSession:
                 self._writer = _Writer(mailbox, folder, self._fsync)
             except OSError as error:
                 folder.close()
-                raise disk.translated(error, folder.path) from error
+                raise files.translated(error, folder.path) from error
         writer = self._writer
         try:
             outcomes = writer.append(batch)
