@@ -371,7 +371,7 @@ class LaneLog:
 
     async def keep_present(self, found: Sequence[Present]) -> None:
         """Records messages that are not sent because the destination has them. Written behind."""
-        blob = _json([[each.key, each.uid or NO_UID] for each in found])
+        blob = _json([[each.key, each.held] for each in found])
         self._journal._queue_row(PRESENT, self._user, self._id, 0, blob)
         self._add_present(found)
 
@@ -411,7 +411,11 @@ class LaneLog:
         uids: set[Uid] = set()
         others: Counter[Fingerprint] = Counter()
         for entry in self.entries():
-            if isinstance(entry.outcome, Appended | Present) and entry.outcome.uid is not None:
+            if isinstance(entry.outcome, Present):
+                validity, _, uid = entry.outcome.held.partition(":")
+                if validity == str(self.position.uidvalidity) and uid.isdecimal():
+                    uids.add(Uid(int(uid)))
+            elif isinstance(entry.outcome, Appended) and entry.outcome.uid is not None:
                 uids.add(entry.outcome.uid)
             elif isinstance(entry.outcome, Appended) and entry.wanted is not None:
                 others[entry.wanted.fingerprint] += 1
@@ -799,8 +803,6 @@ class Journal:
                     )
             else:
                 for found in _unpack_present(data):
-                    if seq < moved.get(lane, 0):
-                        found = Present(key=found.key)
                     yield Entry(user=user, lane=lanes[lane], key=found.key, wanted=None, date=None, outcome=found)
         for number, (lane, intent) in opened.items():
             yield from self._entries(user, lanes[lane], _unpack_intent(number, intent), None)
@@ -1290,7 +1292,7 @@ def _read_lane(row: _Row, lanes: dict[int, Lane]) -> None:
 
 
 def _unpack_present(data: bytes) -> list[Present]:
-    return [Present(key=MessageKey(key), uid=Uid(uid) if uid != NO_UID else None) for key, uid in json.loads(data)]
+    return [Present(key=MessageKey(key), held=MessageKey(held)) for key, held in json.loads(data)]
 
 
 def _pack_amendments(amendments: Iterable[Amendment]) -> bytes:

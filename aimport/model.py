@@ -265,10 +265,11 @@ class Appended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Present:
-    """The destination had this message before (`--skip-existing`); `uid` of the one that stands for it."""
+    """The destination had this message before (`--skip-existing`)."""
 
     key: MessageKey
-    uid: Uid | None = None
+    held: MessageKey
+    """The key there of the one that stands for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

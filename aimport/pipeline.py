@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -43,6 +43,7 @@ from aimport.errors import (
     UserError,
     widest,
 )
+from aimport.existing import existing, skip_existing
 from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
 from aimport.journal import LaneLog
 from aimport.limits import LOGINS_REFUSED
@@ -345,6 +346,8 @@ async def _copy_mailbox(
     """Copies what the journal does not call done, and looks whether it is there; what is not, once more."""
     if work.lane is not None and work.lane.open_batches:
         await _settle(account, work, work.lane, writer)
+    if account.run.skip_existing and work.open_keys():
+        await skip_existing(account, work, reader, writer)
     for more in range(COPIES - 1, -1, -1):
         if work.open_keys() and not await _copy(account, work, destination, reader, writer):
             return
@@ -461,7 +464,7 @@ def _result(
     stopped: bool = False,
 ) -> UserResult:
     """Adds up what became of every selected message, over all resumes of the run."""
-    found = imported = octets_done = unfinished = doubtful = altered = 0
+    found = imported = present_there = octets_done = unfinished = doubtful = altered = 0
     skipped: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     failures = account.failures if account is not None else []
@@ -478,6 +481,7 @@ def _result(
                 present = set(keys)
                 found += sum(1 for key in lane.settled_keys() if key not in present)
                 imported += len(lane.committed)
+                present_there += sum(1 for key in lane.present if key not in lane.committed)
                 octets_done += lane.committed.octets
                 doubtful += lane.maybe_duplicate
                 altered += len(lane.repaired)
@@ -511,7 +515,7 @@ def _result(
         status=status,
         found=found,
         imported=imported,
-        present=0,
+        present=present_there,
         skipped=dict(skipped),
         rejected=dict(rejected),
         altered=altered,
@@ -566,14 +570,18 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                 except MailboxError as error:
                     failure = failure or error
                     continue
-                if selection.keys:
+                there: Collection[int] = ()
+                if run.skip_existing and await writer.position(target) is not None:
+                    there = await existing(selection, range(len(selection.keys)), reader, writer, target)
+                due = [place for place in range(len(selection.keys)) if place not in there]
+                if due:
                     planned.append(
                         PlannedMailbox(
                             source=mailbox.name,
                             dest=target.name,
-                            messages=len(selection.keys),
-                            octets=sum(selection.sizes),
-                            keys=tuple(selection.keys),
+                            messages=len(due),
+                            octets=sum(selection.sizes[place] for place in due),
+                            keys=tuple(selection.keys[place] for place in due),
                         )
                     )
     except AimportError as error:

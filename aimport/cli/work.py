@@ -135,6 +135,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         query=plan.query,
         limits=call.limits,
         subscribe=call.request.subscribe,
+        skip_existing=call.skip_existing,
         repair=call.repair,
     )
 

@@ -16,8 +16,9 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ from aimport.model import (
     MessageKey,
     NotStored,
     Position,
+    Present,
     Rejected,
     Repaired,
     Uid,
@@ -1068,3 +1070,70 @@ async def test_any_changed_bit_leaves_the_same_journal_or_a_clean_refusal(tmp_pa
     same, refused = await damaged_copies(tmp_path / "b", files, run, expected, spots)
     assert same > 20
     assert refused > 20
+
+
+# --- formats
+
+
+async def test_a_journal_of_the_format_before_is_read_as_it_is_and_migrated_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    journal = create(tmp_path)
+    lane = await begin_lane(journal)
+    messages, prints = some(3)
+    batch = await lane.intent(messages, prints)
+    await lane.commit(batch, [Appended(key=message.key, uid=Uid(7)) for message in messages])
+    await journal.close(finished=False)
+    path = tmp_path / journal.run / "journal.sqlite"
+
+    def version() -> int:
+        with closing(sqlite3.connect(path)) as db:
+            found: int = db.execute("PRAGMA user_version").fetchone()[0]
+            return found
+
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version=1")
+    with Journal.view(tmp_path, journal.run) as seen:
+        assert len(list(seen.entries("bob"))) == 3
+    assert version() == 1, "whoever only looks writes nothing"
+    reopened = Journal.reopen(tmp_path, journal.run)
+    known = (await reopened.begin_user("bob", DEST.format("bob"))).lanes
+    assert [len(each.committed) for each in known.values()] == [3]
+    await reopened.close(finished=False)
+    assert version() == module.SCHEMA
+
+
+async def test_what_an_audit_amended_and_what_was_present_reads_back(tmp_path: Path) -> None:
+    journal = create(tmp_path)
+    lane = await begin_lane(journal)
+    messages, prints = some(4)
+    batch = await lane.intent(messages, prints)
+    await lane.commit(batch, [Appended(key=each.key, uid=Uid(7 + at)) for at, each in enumerate(messages)])
+    keys = [message.key for message in messages]
+    amendment = partial(module.Amendment, number=batch.number)
+    await lane.amend(
+        [
+            amendment(index=0, key=keys[0], size=prints[0].size, was=Uid(7), uid=None, lost=True),
+            amendment(index=1, key=keys[1], size=prints[1].size, was=Uid(8), uid=Uid(80)),
+            amendment(index=2, key=keys[2], size=prints[2].size, was=Uid(9), uid=Uid(9), doubled=True),
+        ]
+    )
+    await lane.keep_present([Present(key=MessageKey("9:9"), held=MessageKey("5:5"))])
+
+    def told(lane: LaneLog) -> object:
+        committed = (set(lane.committed), lane.committed.octets)
+        return committed, set(lane.present), lane.maybe_duplicate, sorted(lane.uids), lane.committed_uids()
+
+    before = told(lane)
+    assert before == (
+        (set(keys[1:]), sum(each.size for each in prints[1:])), {"9:9"}, 1, [9, 10, 80], {9, 10, 80}
+    )  # fmt: skip
+    await journal.close(finished=False)
+    reopened = Journal.reopen(tmp_path, journal.run)
+    [again] = (await reopened.begin_user("bob", DEST.format("bob"))).lanes.values()
+    assert told(again) == before
+    ends = {entry.key: entry.outcome for entry in reopened.entries("bob")}
+    assert keys[0] not in ends, "it is sent again"
+    assert ends[keys[1]] == Appended(key=keys[1], uid=Uid(80))
+    assert ends[MessageKey("9:9")] == Present(key=MessageKey("9:9"), held=MessageKey("5:5"))
+    await reopened.close(finished=False)

@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -33,7 +33,7 @@ from aimport.imap.commands import uid_sets
 from aimport.imap.connection import Exchange
 from aimport.imap.responses import Exists, Expunge, Fetch, Listed, Tagged, date_time
 from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Selection, Unreadable
-from aimport.query.facts import Fact, asked_by
+from aimport.query.facts import NONE, Fact, Facts, asked_by
 from aimport.query.terms import ALL, Term
 from aimport.selecting import sift
 from aimport.spool import Spool
@@ -141,9 +141,8 @@ class ImapSourceSession(Session):
                 raise self._refusal(tagged, f"FETCH sizes of {mailbox.name}", MailboxError)
         return listing, max(0, held - len(listing.uids))
 
-    async def messages(
-        self, selection: Selection, *, skip: Container[str]
-    ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
+    async def _open(self, selection: Selection) -> UidKeys:
+        """Opens its mailbox, as it was when it was selected."""
         keys = selection.keys
         assert isinstance(keys, UidKeys), "a selection belongs to the store that made it"
         reply = await self._examine(selection.mailbox, native_name(selection.mailbox))
@@ -151,6 +150,22 @@ class ImapSourceSession(Session):
             raise MailboxChanged(
                 f"{self._connection.where}: {selection.mailbox.name}: UIDVALIDITY changed while it was read"
             )
+        return keys
+
+    async def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
+        if Fact.SIZE in facts:
+            yield Facts(places=places, sizes={place: selection.sizes[place] for place in places})
+            return
+        listing = Listing(NONE)
+        listing.uids = (await self._open(selection)).uids
+        async with aclosing(ImapShelf(self, selection, listing).look(places, facts)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def messages(
+        self, selection: Selection, *, skip: Container[str]
+    ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
+        keys = await self._open(selection)
         seen = _Seen(sizes_count=self._profile.fetch_whole != "RFC822")
         windows = _windows(keys, selection.sizes, skip, seen)
         under_way: deque[tuple[_Window, Exchange]] = deque()
