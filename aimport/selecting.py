@@ -64,6 +64,8 @@ async def sift(term: Term, shelf: Shelf) -> list[int]:
     selected: list[int] = []
     facts = Facts(places=places)
     asked = asked_by(term)
+    if asked & Fact.SIZE and asked & (Fact.HEADER | Fact.BODY):
+        asked = asked & ~Fact.SIZE | Fact.BODY  # which tells all three: headers are not kept from stage to stage
     for stage in STAGES:
         wanted = asked & stage
         if not places:

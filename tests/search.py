@@ -14,6 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from aimport.interfaces import Source
+from aimport.query.query import Query
+
 FOLDER: Final = Path(__file__).parent / "fixtures" / "search"
 TAKEN_AT: Final = 1795467800
 """Seconds since 1970 when the relative rows were measured."""
@@ -64,3 +67,13 @@ def make_maildir(root: Path) -> Path:
 def base(name: str) -> str:
     """A key without the letters of its flags."""
     return name.partition(":2,")[0]
+
+
+async def select_all(source: Source, query: Query) -> set[str]:
+    """Keys of all messages that are selected, as an import would."""
+    found: set[str] = set()
+    async with source.open() as session:
+        for mailbox in await session.list_mailboxes():
+            if query.selects(mailbox):
+                found |= set((await session.select(mailbox, query.of(mailbox))).keys)
+    return found

@@ -260,7 +260,7 @@ def _searched(value: bytes, form: Form) -> str:
         value = _BLANKS.sub(b" ", value).removeprefix(b" ")
     elif form == "addresses":
         value = addresses(value)
-    return normal_header(value)
+    return normal_header(value) + "\r\n"  # as in Dovecot the end of the line counts
 
 
 _BLANKS = re.compile(rb"[ \t]+")

@@ -54,6 +54,8 @@ class Part:
     multipart: bool = False
     embedded: bool = False
     """A message in the message: its one child."""
+    complete: bool = False
+    """An empty line ends the header."""
     fields: Sequence[tuple[bytes, bytes, bytes]] = ()
     """Name, what follows it, value."""
 
@@ -135,6 +137,7 @@ class _Walk:
             line_end = end
             if message[at : at + 2] == b"\r\n" or message[at : at + 1] == b"\n":
                 part.header = message[begin:at]
+                part.complete = True
                 self._at = line_end
                 break
             at = end
@@ -228,6 +231,10 @@ def content_type(value: bytes) -> tuple[str, Sequence[tuple[str, str]]]:
     try:
         scanner.skip()
         kind = scanner.token()
+        if not scanner.more():
+            return kind.decode(
+                "latin-1"
+            ).lower(), ()  # a lone `text` is no text to search, and has its type all the same
         if not kind or scanner.peek() != b"/":
             return "", ()
         scanner.at += 1
@@ -301,7 +308,9 @@ def _header_text(part: Part) -> str:
         f"{text.normal(name.decode('utf-8', 'replace'))}{between.decode('utf-8', 'replace')}{text.normal_header(value)}"
         for name, between, value in part.fields
     ]
-    return "\r\n".join([*lines, "\r\n"]) if lines else "\r\n"
+    if not part.header.endswith(b"\n") and lines:
+        return "\r\n".join(lines)
+    return "".join(f"{line}\r\n" for line in lines) + ("\r\n" if part.complete else "")
 
 
 def _body_text(message: Octets, part: Part) -> Iterator[str]:

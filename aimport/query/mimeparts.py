@@ -27,8 +27,13 @@ from aimport.query.terms import (
 
 
 def selects(key: PartKey, message: Octets, all_parts: Sequence[Part]) -> bool:
-    """Whether `key` holds for one of all parts."""
-    return any(_Match(message, 0).holds(key, part) for part in all_parts)
+    """Whether `key` holds for one of all parts. A multipart without any has an empty text, as in BODYSTRUCTURE."""
+    shown = list(all_parts)
+    for part in all_parts:
+        if part.multipart and not part.children:
+            part.children.append(Part(part, media_type="text/plain"))
+            shown += part.children
+    return any(_Match(message, 0).holds(key, part) for part in shown)
 
 
 class _Match:
@@ -106,7 +111,7 @@ def _shown(value: bytes | None) -> str | None:
 def parameters_of(part: Part) -> Sequence[tuple[str, str]]:
     """Those of Content-Type; text without a charset has the default one, as in BODYSTRUCTURE."""
     found = part.parameters
-    if part.media_type.startswith("text/") and all(name != "charset" for name, _ in found):
+    if part.media_type.partition("/")[0] == "text" and all(name != "charset" for name, _ in found):
         return (*found, ("charset", "us-ascii"))
     return found
 
