@@ -121,6 +121,8 @@ class RunArguments:
     argv: tuple[str, ...]
     cwd: str
     settings: tuple[tuple[str, str], ...] = ()
+    moment: int = 0
+    """What relative dates of the query count from, seconds since 1970; 0: when the run began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -52,11 +52,13 @@ from aimport.model import (
     MessageKey,
     Position,
     Rejected,
+    Selection,
     Stored,
     UserJob,
     Wanted,
 )
-from aimport.names import map_names
+from aimport.names import INBOX, map_names
+from aimport.query.query import Query
 from aimport.results import UserResult
 
 logger = logging.getLogger(__name__)
@@ -230,24 +232,48 @@ async def _map_mailboxes(
     return mapped, run.query.missing(listed)
 
 
+class _Selector:
+    """Selects from one mailbox after the other."""
+
+    def __init__(self, reader: SourceSession, query: Query) -> None:
+        self._reader = reader
+        self._query = query
+
+    def in_order(self, mailboxes: Iterable[Mailbox]) -> Sequence[Mailbox]:
+        """As listed; the INBOX comes last where doveadm's sequence numbers hang on the order (`Query.after`)."""
+        if not self._query.counts:
+            return list(mailboxes)
+        return sorted(mailboxes, key=lambda mailbox: mailbox.path == (INBOX,))
+
+    async def select(self, mailbox: Mailbox) -> Selection:
+        selection = await self._reader.select(mailbox, self._query.of(mailbox))
+        if self._query.counts and (count := len((await self._reader.select(mailbox)).keys)):
+            self._query = self._query.after(count)
+        return selection
+
+
 async def _select_all(account: Account, reader: SourceSession, writer: DestinationSession) -> None:
     """Fills `account.works`. Name clashes end the user here, before the first write."""
     job, run = account.job, account.run
     targets, missing = await _map_mailboxes(job, run, reader, writer)
     for name in missing:
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
-    for mailbox, target in targets.items():
+    selector = _Selector(reader, run.query)
+    for mailbox in selector.in_order(targets):
+        target = targets[mailbox]
         place = (mailbox.name, target.name)
         known = account.works.get(place)
-        if known is not None and known.complete:
+        if known is not None and known.complete and not run.query.counts:
             continue
         if run.stopping:
             account.cut_short = True
             return
         try:
-            selection = await reader.select(mailbox, run.query.of(mailbox))
+            selection = await selector.select(mailbox)
         except MailboxError as error:
             account.mailbox_failed(mailbox.name, error)
+            continue
+        if known is not None and known.complete:
             continue
         work = Work(selection, target, account.log.lanes.get(place))
         if known is not None:
@@ -564,12 +590,14 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
             opened(destination, run) as writer,
         ):
             targets, missing = await _map_mailboxes(job, run, reader, writer)
-            for mailbox, target in targets.items():
+            selector = _Selector(reader, run.query)
+            for mailbox in selector.in_order(targets):
                 try:
-                    selection = await reader.select(mailbox, run.query.of(mailbox))
+                    selection = await selector.select(mailbox)
                 except MailboxError as error:
                     failure = failure or error
                     continue
+                target = targets[mailbox]
                 there: Collection[int] = ()
                 if run.skip_existing and await writer.position(target) is not None:
                     there = await existing(selection, range(len(selection.keys)), reader, writer, target)

@@ -88,6 +88,7 @@ def run_import(call: Call) -> int:
             argv=call.globals.start.typed,
             cwd=os.getcwd(),
             settings=tuple((name, str(value)) for name, value in settings.public().items()),
+            moment=plan.moment,
         )
         # All destinations are claimed before the first is touched: the later of two runs gives way, not the earlier.
         journal = Journal.create(
@@ -113,7 +114,8 @@ def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], in
         check_profiles(settings)
         if call.request.list_file == "-" and sys.stdin.isatty():
             raise UsageError("this run's user list came from standard input", hint="give it once more: < LIST")
-        return act(call, make_plan(call.request, settings, stdin=sys.stdin.buffer))
+        # Relative dates mean what they meant when the run began, or it would lose messages on the way.
+        return act(call, make_plan(call.request, settings, stdin=sys.stdin.buffer, now=kept.moment or None))
 
     try:
         os.chdir(kept.cwd)
