@@ -87,6 +87,8 @@ DDL: Final = (
     "CREATE INDEX log_by_user ON log (user)",
 )
 OPENED, LANE, MOVED, INTENT, OUTCOME, REJECT, RESULT, AMENDED, PRESENT = range(1, 10)
+ENDS: Final = (OUTCOME, REJECT, RESULT, PRESENT)
+"""After a message came to its end, an older result of its user tells too little."""
 
 # What an OUTCOME holds for a message beside its UID (which is never below 1).
 NO_UID, REFUSED, ABSENT = 0, -1, -2
@@ -743,7 +745,7 @@ class Journal:
         await self._ask(write)
 
     def results(self) -> Iterator[UserResult]:
-        """The last recorded result of each user, in the order the users first began."""
+        """The last recorded result of each user to whom nothing happened since, in the order the users first began."""
         yield from self._kept
         last = 0
         while last >= 0 and not (self._closed and self.directory is None):
@@ -751,9 +753,10 @@ class Journal:
             yield from results
 
     def begun(self) -> Sequence[str]:
-        """Users who began and have no result: of a run that works now, or was killed."""
-        statement = "SELECT name FROM users WHERE id NOT IN (SELECT user FROM log WHERE kind=?) ORDER BY id"
-        return self._read(lambda db: [_text(name) for (name,) in db.execute(statement, (RESULT,))])
+        """Users who began and have no result, or an old one: of a run that works now, or was killed."""
+        last = f"SELECT kind FROM log WHERE user=users.id AND kind IN {ENDS} ORDER BY seq DESC LIMIT 1"
+        statement = f"SELECT name FROM users WHERE {RESULT} IS NOT ({last}) ORDER BY id"
+        return self._read(lambda db: [_text(name) for (name,) in db.execute(statement)])
 
     def lanes(self, user: str) -> Sequence[Lane]:
         """Which mailboxes of a user went where, in the order they began."""
@@ -1426,9 +1429,10 @@ def _first_claimed(path: Path, names: Sequence[tuple[bytes]]) -> str:
 def _results(db: sqlite3.Connection, *, after: int, path: Path) -> tuple[int, list[UserResult]]:
     """Results of the next users after that number, and the last number; -1: there are no more."""
     users = [number for (number,) in db.execute("SELECT id FROM users WHERE id>? ORDER BY id LIMIT ?", (after, CHUNK))]
-    statement = f"SELECT {COLUMNS} FROM log WHERE user=? AND kind={RESULT} ORDER BY seq DESC LIMIT 1"
+    statement = f"SELECT {COLUMNS} FROM log WHERE user=? AND kind IN {ENDS} ORDER BY seq DESC LIMIT 1"
     rows = [db.execute(statement, (number,)).fetchone() for number in users]
-    return (users[-1] if users else -1), [_unpack_result(_unsealed(row, path)[5]) for row in rows if row is not None]
+    ends = [_unsealed(row, path) for row in rows if row is not None]
+    return (users[-1] if users else -1), [_unpack_result(data) for _, kind, _, _, _, data in ends if kind == RESULT]
 
 
 def _scan(db: sqlite3.Connection, path: Path) -> _Scan:

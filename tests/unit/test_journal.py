@@ -618,6 +618,24 @@ async def test_a_lost_rejects_file_is_written_again(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+async def test_a_result_is_old_once_a_message_came_to_its_end_behind_it(tmp_path: Path) -> None:
+    """A resume that was killed, and another that was stopped before it came to the user: the first result tells too little."""
+    journal = create(tmp_path)
+    lane = await begin_lane(journal)
+    messages, prints = some(2)
+    await journal.finish_user("bob", UserResult(user="bob", status="stopped"))
+    assert not journal.begun()
+    batch = await lane.intent(messages, prints)
+    assert [result.user for result in journal.results()] == ["bob"]
+    await lane.commit(batch, stored(messages))
+    assert not list(journal.results())
+    assert journal.begun() == ["bob"]
+    await journal.finish_user("bob", UserResult(user="bob", status="done", imported=2))
+    assert [result.imported for result in journal.results()] == [2]
+    assert not journal.begun()
+    await journal.close(finished=True)
+
+
 async def test_the_last_result_of_a_user_counts(tmp_path: Path) -> None:
     journal = create(tmp_path)
     for index in range(1200):
