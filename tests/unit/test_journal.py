@@ -619,7 +619,7 @@ async def test_a_lost_rejects_file_is_written_again(tmp_path: Path) -> None:
 
 
 async def test_a_result_is_old_once_a_message_came_to_its_end_behind_it(tmp_path: Path) -> None:
-    """A resume that was killed, and another that was stopped before it came to the user: the first result tells too little."""
+    """A resume is killed, the next is stopped before it comes to this user: the first result tells too little."""
     journal = create(tmp_path)
     lane = await begin_lane(journal)
     messages, prints = some(2)
