@@ -18,14 +18,28 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pytest
 
 from aimport import journal as module
 from aimport.errors import JournalError, UsageError
-from aimport.journal import BEHIND_S, DATABASE, GROUP_S, MARK, REJECTS, Journal, RunArguments, _answer, _Meta, _Op
+from aimport.journal import (
+    BEHIND_S,
+    DATABASE,
+    GROUP_S,
+    MARK,
+    REJECTS,
+    Journal,
+    RunArguments,
+    Work,
+    _answer,
+    _Meta,
+    _Op,
+)
 from tests.sim.faults import Faults
+
+T = TypeVar("T")
 
 JOB: Final = "job"
 WAL: Final = DATABASE + "-wal"
@@ -179,6 +193,12 @@ class SimulatedJournal(Journal):
         for handle in (self._mark, self._rejects, self._lock):
             if handle >= 0:
                 os.close(handle)
+
+    def _read(self, work: Work[T]) -> T:
+        if self._attached and self.disk.faults.held_back and isinstance(self._writer, InlineWriter):
+            self._writer.flush()  # for the checker: as the product does, in half the time
+            return work(self._db)
+        return super()._read(work)
 
     def _transact(self, ops: Sequence[_Op]) -> list[object]:
         fate = self.disk.faults.one_of(FAILURES, 0.2) if self._attached and self._failure is None else None

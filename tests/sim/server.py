@@ -39,7 +39,7 @@ REFUSALS: Final = {
     "UID FETCH": (*PASSING, "some messages could not be read"),
 }
 """What may be said instead of OK, though the command is a good one."""
-DEATHS: Final = ("die before", "die after", "stall before", "stall after", "bye", "no", "no")
+DEATHS: Final = ("die before", "die after", "stall before", "stall after", "bye", "no", "no", "bad")
 
 
 @dataclass(slots=True)
@@ -79,6 +79,8 @@ class ImapServer:
     """Of what was acknowledged some is not there."""
     slow: bool = False
     """Storing takes seconds."""
+    rebuilds: float = 0.0
+    """How often a mailbox gets another UIDVALIDITY when a session dies that has stored something there."""
     most_inside: int = 0
     """More connections of one user at once are refused at login; 0: no limit."""
     accounts: dict[str, dict[str, Box]] = field(default_factory=dict)
@@ -157,6 +159,7 @@ class Session:
         self._until = 0.0
         self.user = ""
         self.selected: Box | None = None
+        self._stored_in: Box | None = None
         capabilities = " ".join(sorted(server.offered))
         self.say(f"* OK [CAPABILITY {capabilities}] ready" if self._faults.chance.random() < 0.5 else "* OK ready")
 
@@ -180,6 +183,9 @@ class Session:
         if self._deaf:
             return
         self._deaf = True
+        if self._stored_in is not None and self._faults.chance.random() < self._server.rebuilds:
+            self._faults.note(self._number, "rebuilt")
+            self._server.renumber(self._stored_in)
         if self._faults.chance.random() < 0.7:
             self._finish()
         else:
@@ -274,7 +280,12 @@ class Session:
                 return self._command()
             self._text += line[: announced.start()].decode("latin-1")
             self._wanted = int(announced[1])
-            if not announced[2]:
+            if announced[2]:
+                continue
+            if self._text.split(" ")[1:2] == ["APPEND"] and self._faults.now(0.2):
+                self.say(f"{self._text.split(' ')[0]} NO {self._faults.chance.choice(PASSING)}")
+                self._text, self._literals, self._wanted = "", [], -1
+            else:
                 self.say("+ go on")
 
     def _command(self) -> Command:
@@ -303,6 +314,9 @@ class Session:
             return
         if fate == "no" and command.name in REFUSALS:
             self.say(f"{command.tag} NO {self._faults.chance.choice(REFUSALS[command.name])}")
+            return
+        if fate == "bad" and command.name == "APPEND":
+            self.say(f"{command.tag} BAD what")
             return
         muted = fate in ("die after", "stall after")
         said = self._do(command, muted)
@@ -408,6 +422,7 @@ class Session:
         for (flags, date), body in list(zip(said, command.literals, strict=False))[:count]:
             box.add(altered(body) if server.alters else body, flags, date)
             kept.append(box.messages[-1])
+        self._stored_in = box
         self._faults.note(self._number, "stored", name, len(kept))
         return box, kept
 
