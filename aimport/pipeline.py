@@ -33,6 +33,7 @@ from aimport.errors import (
     ConnectionLost,
     JournalError,
     LoginRefused,
+    MailboxChanged,
     MailboxError,
     MailboxNotFound,
     OverQuota,
@@ -400,7 +401,11 @@ async def _more_writers(
 
 
 async def _settle(account: Account, work: Work, lane: LaneLog, writer: DestinationSession) -> None:
-    """Finds out what became of batches without an answer; never sends one again blindly."""
+    """Finds out what became of batches without an answer; never sends one again blindly.
+
+    Raises:
+        MailboxChanged: its UIDVALIDITY did while it was looked at.
+    """
     run = account.run
     if account.job.destination.remote:
         # The server finishes what it had received before our session died: wait that out first. Not from the intent
@@ -419,6 +424,11 @@ async def _settle(account: Account, work: Work, lane: LaneLog, writer: Destinati
             dates.append(date)
             places.append((batch.number, index))
     stored = await writer.find(work.target, wanted, lane.floor)
+    position = await writer.position(work.target)
+    if position is not None and position.uidvalidity != lane.position.uidvalidity:
+        # Meanwhile: the UIDs that are claimed and those that were found may be of two mailboxes (seen in simulation,
+        # where a message was taken for another one with the same octets, and lost).
+        raise MailboxChanged(f"mailbox {work.target.name!r} got another UIDVALIDITY while it was looked at")
     matched = reconcile.match(
         wanted,
         dates,
