@@ -242,7 +242,7 @@ async def test_a_uidvalidity_that_changes_while_batches_are_settled_loses_no_mes
     world = World(limits=replace(QUICK, batch_messages=1, batches_ahead=1))
     world.fill("bob", "INBOX", [b"Subject: twice\r\n\r\n"] * 2)
     world.new.failures = [Failure(nth=2, error=ConnectionLost("cut"), stored=0)]
-    looked = []
+    looked: list[Event] = []
 
     async def rebuild(event: Event) -> None:
         if event.verb == "find" and not looked:

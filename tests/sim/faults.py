@@ -16,7 +16,7 @@ class Faults:
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
-        self.left = chance.choice((0, 1, 3, 6, 12))
+        self.left = chance.choice((0, 1, 2, 4, 10))
         """So many more things go wrong; then nothing does, so that a seed ends."""
         self.odds = chance.choice((0.02, 0.1, 0.3))
         self.held_back = False
