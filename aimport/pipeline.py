@@ -429,13 +429,8 @@ async def _settle(account: Account, work: Work, lane: LaneLog, writer: Destinati
         # Meanwhile: the UIDs that are claimed and those that were found may be of two mailboxes (seen in simulation,
         # where a message was taken for another one with the same octets, and lost).
         raise MailboxChanged(f"mailbox {work.target.name!r} got another UIDVALIDITY while it was looked at")
-    matched = reconcile.match(
-        wanted,
-        dates,
-        stored,
-        claimed_uids=lane.committed_uids(),
-        claimed_fingerprints=lane.committed_fingerprints_without_uid(),
-    )
+    uids, others = lane.claimed({each.fingerprint for each in wanted})
+    matched = reconcile.match(wanted, dates, stored, claimed_uids=uids, claimed_fingerprints=others)
     found: dict[int, dict[int, Stored]] = {batch.number: {} for batch in lane.open_batches}
     for (number, index), match in zip(places, matched, strict=True):
         if match is not None:
@@ -480,15 +475,15 @@ def _result(
             work = account.works.get(place)
             lane = account.log.lanes.get(place)
             keys: Sequence[MessageKey] = work.selection.keys if work is not None else ()
+            ended = sum(1 for key in keys if lane is not None and lane.is_settled(key))
             found += len(keys)
             if work is not None and work.selection.unlisted:
                 found += work.selection.unlisted
                 skipped[UNLISTED] += work.selection.unlisted
             if lane is not None:
-                present = set(keys)
-                found += sum(1 for key in lane.settled_keys() if key not in present)
+                found += lane.ended - ended  # what is not selected any more
                 imported += len(lane.committed)
-                octets_done += lane.committed.octets
+                octets_done += lane.octets
                 doubtful += lane.maybe_duplicate
                 altered += len(lane.repaired)
                 for rejection in lane.rejected.values():
@@ -497,7 +492,7 @@ def _result(
                     else:
                         rejected[rejection.code or "refused"] += 1
             if work is None or not work.complete:
-                unfinished += sum(1 for key in keys if lane is None or not lane.is_settled(key))
+                unfinished += len(keys) - ended
     if unfinished:
         skipped[UNFINISHED] = unfinished
     error: str | None = None
