@@ -33,6 +33,7 @@ from aimport.errors import (
     ConnectionLost,
     JournalError,
     LoginRefused,
+    MailboxChanged,
     MailboxError,
     MailboxNotFound,
     OverQuota,
@@ -429,7 +430,11 @@ async def _more_writers(
 
 
 async def _settle(account: Account, work: Work, lane: LaneLog, writer: DestinationSession) -> None:
-    """Finds out what became of batches without an answer; never sends one again blindly."""
+    """Finds out what became of batches without an answer; never sends one again blindly.
+
+    Raises:
+        MailboxChanged: its UIDVALIDITY did while it was looked at.
+    """
     run = account.run
     if account.job.destination.remote:
         # The server finishes what it had received before our session died: wait that out first. Not from the intent
@@ -448,13 +453,13 @@ async def _settle(account: Account, work: Work, lane: LaneLog, writer: Destinati
             dates.append(date)
             places.append((batch.number, index))
     stored = await writer.find(work.target, wanted, lane.floor)
-    matched = reconcile.match(
-        wanted,
-        dates,
-        stored,
-        claimed_uids=lane.committed_uids(),
-        claimed_fingerprints=lane.committed_fingerprints_without_uid(),
-    )
+    position = await writer.position(work.target)
+    if position is not None and position.uidvalidity != lane.position.uidvalidity:
+        # Meanwhile: the UIDs that are claimed and those that were found may be of two mailboxes (seen in simulation,
+        # where a message was taken for another one with the same octets, and lost).
+        raise MailboxChanged(f"mailbox {work.target.name!r} got another UIDVALIDITY while it was looked at")
+    uids, others = lane.claimed({each.fingerprint for each in wanted})
+    matched = reconcile.match(wanted, dates, stored, claimed_uids=uids, claimed_fingerprints=others)
     found: dict[int, dict[int, Stored]] = {batch.number: {} for batch in lane.open_batches}
     for (number, index), match in zip(places, matched, strict=True):
         if match is not None:
@@ -499,16 +504,16 @@ def _result(
             work = account.works.get(place)
             lane = account.log.lanes.get(place)
             keys: Sequence[MessageKey] = work.selection.keys if work is not None else ()
+            ended = sum(1 for key in keys if lane is not None and lane.is_settled(key))
             found += len(keys)
             if work is not None and work.selection.unlisted:
                 found += work.selection.unlisted
                 skipped[UNLISTED] += work.selection.unlisted
             if lane is not None:
-                present = set(keys)
-                found += sum(1 for key in lane.settled_keys() if key not in present)
+                found += lane.ended - ended  # what is not selected any more
                 imported += len(lane.committed)
                 present_there += sum(1 for key in lane.present if key not in lane.committed)
-                octets_done += lane.committed.octets
+                octets_done += lane.octets
                 doubtful += lane.maybe_duplicate
                 altered += len(lane.repaired)
                 for rejection in lane.rejected.values():
@@ -517,7 +522,7 @@ def _result(
                     else:
                         rejected[rejection.code or "refused"] += 1
             if work is None or not work.complete:
-                unfinished += sum(1 for key in keys if lane is None or not lane.is_settled(key))
+                unfinished += len(keys) - ended
     if unfinished:
         skipped[UNFINISHED] = unfinished
     error: str | None = None

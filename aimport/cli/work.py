@@ -143,7 +143,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
 
     async def main() -> tuple[Ending, list[UserResult]]:
         ending = await local.run_plan(_left(plan, done), run, progress=progress.choose(call.progress))
-        results = list(journal.results())
+        results = _results(journal)
         finished = (
             not ending.stopped
             and ending.failure is None
@@ -203,6 +203,11 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
         print(f"to go on: aimport resume {report.run}", file=sys.stderr)
 
 
+def _results(journal: Journal) -> list[UserResult]:
+    """Of all who began, also in an earlier process of the run."""
+    return [*journal.results(), *(_so_far(journal, user) for user in journal.begun())]
+
+
 def _so_far(journal: Journal, user: str) -> UserResult:
     """A user without a recorded end: what batches held so far."""
     ends = {(entry.lane.number, entry.key): entry for entry in journal.entries(user)}
@@ -239,7 +244,6 @@ def read_run(root: Path, names: Sequence[str]) -> RunReport:
     for name in names or (None,):
         with Journal.view(root, name) as journal:
             shown.append(journal.run)
-            results += journal.results()
-            results += (_so_far(journal, user) for user in journal.begun())
+            results += _results(journal)
     code = exit_code(results, single_user=False, stopped=False)
     return RunReport(run="+".join(shown), users=results, exit=code)
