@@ -1,10 +1,10 @@
 # Every target makes .venv when it is missing or its lists have changed. All tool settings are in pyproject.toml.
 #   make demo test check servers soak bench bench-quick clean
-#   make test SLOW_SHARE=10 PYTEST_ARGS="-k names"      make check PYTHON=python3.13
+#   make test SLOW_SHARE=10 PYTEST_ARGS="-k names"      make check PYTHON=python3.13      make soak SOAK_S=60
 
 PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
-# Percent of the tests marked slow that `test` and `check` run; `soak` runs all.
+# Percent of the tests marked slow that `test` and `check` run, or `all`.
 SLOW_SHARE ?= 0
 PYTEST_ARGS ?=
 
@@ -40,8 +40,10 @@ check: servers
 	@$(BIN)/mypy --strict --no-error-summary $(TYPED)
 	@$(call COVERED_TESTS,$(SLOW_SHARE))
 
+# Kills clients, servers and connections for so many seconds.
+SOAK_S ?= 600
 soak: servers
-	@$(call COVERED_TESTS,all)
+	@AIMPORT_SOAK_S=$(SOAK_S) $(BIN)/pytest -q -s tests/faults/test_soak.py $(PYTEST_ARGS)
 
 bench: servers
 	@$(BIN)/python -m bench

@@ -579,7 +579,8 @@ class Journal:
                         f"run {info.run} of the same job, begun {info.created}, is unfinished; nothing was touched",
                         hint=f"`aimport resume {info.run}` goes on with it, --again begins a new run",
                     )
-            directory, lock = _make_directory(root)
+            with _translated(root):
+                directory, lock = _make_directory(root)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
             undo.callback(os.close, lock)
             meta = _Meta(run=directory.name, job=job, arguments=arguments, created_us=seams.now_us())

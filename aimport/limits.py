@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -42,6 +42,20 @@ class Limits:
     """How long batches in flight may take after the first SIGINT or SIGTERM."""
     max_errors: int = 0
     """Take no new users once so many have failed; 0: no limit."""
+
+
+DESCRIPTORS_OF_RUN: Final = 32
+"""Standard streams, journal, event loop, and some to spare."""
+DESCRIPTORS_OF_LANE: Final = 16
+"""Two Maildirs have six directories open each, and a file; a lane to a server less, but maybe several connections."""
+DESCRIPTORS_LEAST: Final = DESCRIPTORS_OF_RUN + DESCRIPTORS_OF_LANE
+
+
+def within_descriptors(limits: Limits, descriptors: int) -> Limits:
+    """`limits` with no more users and lanes at once than so many open files are enough for; one user always."""
+    lanes = max(1, (descriptors - DESCRIPTORS_OF_RUN) // DESCRIPTORS_OF_LANE)
+    of_user = min(limits.connections_per_user, lanes)
+    return replace(limits, connections_per_user=of_user, users=min(limits.users, lanes // of_user))
 
 
 class ByteBudget:

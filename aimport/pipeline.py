@@ -105,9 +105,9 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
             await run.journal.finish_user(job.user, result)
         raise
     except Exception as error:  # a bug ends its user only; cancellation is no Exception
-        logger.error("user ended by a bug user=%s error=%s", job.user, type(error).__name__)
+        bug = _innermost(error)
+        logger.error("user ended by a bug user=%s error=%s", job.user, type(bug).__name__)
         logger.debug("trace user=%s", job.user, exc_info=error)
-        bug = error
     result = _result(job, account, failure, bug, run, seams.monotonic() - began)
     with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
         await run.journal.finish_user(job.user, result)
@@ -118,6 +118,13 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     if result.error:
         logger.warning("user %s user=%s error=%s", result.status, job.user, result.error)
     return result
+
+
+def _innermost(error: Exception) -> Exception:
+    """The first exception within groups, whose own name says nothing."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _try_until_done(account: Account) -> None:

@@ -6,6 +6,7 @@ Reads `Counters` alone. Never more than 12 live rows: a thousand cost 428 ms a r
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -35,21 +36,22 @@ def choose(style: Style) -> Progress | None:
 
 
 async def show_lines(run: Run) -> None:
-    """One plain line every 10 s on stderr, until cancelled."""
-    while True:
-        await anyio.sleep(PLAIN_EVERY_S)
-        sys.stderr.write(line(run.counters) + "\n")
-        sys.stderr.flush()
+    """One plain line every 10 s on stderr, until cancelled or nobody is there to read it."""
+    with suppress(OSError):
+        while True:
+            await anyio.sleep(PLAIN_EVERY_S)
+            sys.stderr.write(line(run.counters) + "\n")
+            sys.stderr.flush()
 
 
 async def show_bars(run: Run) -> None:
-    """A total line with rate and ETA, a line a host, the slowest users; until cancelled."""
+    """A total line with rate and ETA, a line a host, the slowest users; until cancelled or the terminal is gone."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     console = Console(stderr=True)
-    with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
+    with suppress(OSError), Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
         while True:
             live.update(Text("\n".join(rows(run.counters)), overflow="ellipsis", no_wrap=True), refresh=True)
             await anyio.sleep(BAR_EVERY_S)

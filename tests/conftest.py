@@ -25,7 +25,7 @@ import pytest
 from tests import servers
 from tests.processes import tail
 
-pytest_plugins = ("tests.fix_dovecot", "tests.fix_cyrus", "tests.fix_courier")
+pytest_plugins = ("tests.fix_dovecot", "tests.fix_cyrus", "tests.fix_courier", "tests.fix_faults")
 
 SERVER_MARKERS: Final = ("dovecot", "cyrus", "courier")  # each has a fixture of its name
 hypothesis.settings.register_profile("aimport", deadline=None)  # a busy machine is not a counterexample
@@ -181,7 +181,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.line(f"{count:4d} {reason}")
     taken, left_out = config.stash.get(SLOW_TAKEN, 0), config.stash.get(SLOW_LEFT_OUT, 0)
     if left_out:
-        terminalreporter.line(f"slow tests: {taken} of {taken + left_out} (--slow-share; `make soak` runs all)")
+        terminalreporter.line(
+            f"slow tests: {taken} of {taken + left_out} (--slow-share; `make test SLOW_SHARE=all` runs all)"
+        )
 
 
 @pytest.fixture

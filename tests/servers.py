@@ -1,4 +1,4 @@
-"""Real mail servers from Debian packages, unpacked and not installed: `python -m tests.servers [NAME...]`.
+"""Real mail servers, and tools for faults, from Debian packages, unpacked, not installed: `python -m tests.servers`.
 
     apt-get --download-only ──▶ .venv/servers/NAME/.debs ──dpkg -x──▶ .venv/servers/NAME/usr/…
 
@@ -31,9 +31,12 @@ PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "cyrus": ("cyrus-imapd", "cyrus-admin", "libsasl2-modules"),
     "courier": ("courier-imap",),
     "isync": ("isync",),
+    # Not servers: what puts faults into processes.
+    "strace": ("strace",),
+    "faketime": ("libfaketime",),
 }
 # A machine that has one of these would make apt refuse the others, or believe that nothing is to fetch.
-MAIL_PACKAGE: Final = re.compile(r"^(dovecot|courier|cyrus|isync)|^(maildrop|libdovecot)")
+MAIL_PACKAGE: Final = re.compile(r"^(dovecot|courier|cyrus|isync)|^(maildrop|libdovecot)|^(strace|libfaketime)$")
 APT_TIMEOUT_S: Final = 300
 
 

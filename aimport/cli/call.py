@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,3 +50,9 @@ class Call:
     again: bool
     progress: Style
     as_json: bool
+
+
+def tell(text: str) -> None:
+    """A line on stderr; what is done does not depend on whether somebody hears of it (a terminal that is gone)."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import click
 
-from aimport.cli.call import Start
+from aimport.cli.call import Start, tell
 from aimport.cli.main import cli
 
 USERS = 20
@@ -37,10 +36,9 @@ def command(directory: str | None, as_json: bool) -> int:
             *("--journal", f"{root}/journal", *(("--json",) if as_json else ())),
             *(f"maildir:{root}/source/%u/Maildir", "Imported", "ALL"),
         ]
-        print(
+        tell(
             f"generated {USERS} users with {MESSAGES} messages each in {time.monotonic() - began:.1f} s\n"
-            f"aimport {shlex.join(words)}",
-            file=sys.stderr,
+            f"aimport {shlex.join(words)}"
         )
         return int(cli.main(args=words, prog_name="aimport", standalone_mode=False, obj=Start(typed=tuple(words))))
     finally:

@@ -43,14 +43,14 @@ def command(
     aimport import -F users.csv --to imaps://mail.example.com 'maildir:/backup/%d/%n/Maildir' "" ALL
     aimport import -u bob --to maildir:/srv/bob/Maildir imapc: "" MAILBOX 'Arch*' SINCE 2020-01-01 NOT DELETED
     """
-    from aimport.cli.work import journal_root, run_import
+    from aimport.cli.work import journal_root, run_import, within_the_machine
 
     globals_ = ctx.find_object(Globals)
     assert globals_ is not None  # the group sets it
     call = Call(
         globals=globals_,
         request=options.request(**selection),
-        limits=limits(users, connections_per_user, connections_per_host, max_memory, max_errors),
+        limits=within_the_machine(limits(users, connections_per_user, connections_per_host, max_memory, max_errors)),
         skip_existing=skip_existing,
         fsync=fsync,
         repair=repair == "on-reject",

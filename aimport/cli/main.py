@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -16,7 +17,7 @@ from typing import Final, Literal
 import click
 
 from aimport import __version__
-from aimport.cli.call import Globals, Start
+from aimport.cli.call import Globals, Start, tell
 from aimport.errors import AimportError, UsageError
 
 COMMANDS: Final = {
@@ -128,11 +129,13 @@ def set_up_logging(level: int, form: Literal["text", "json"]) -> None:
     handler.setFormatter(_Json() if form == "json" else _Line("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
     logging.getLogger("aimport").setLevel(level)
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # it says each new try once more, and not of whom
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line and returns its exit code; never a traceback without -D."""
     debug = "-D" in arguments
+    _stop_on_signals()
     _open_what_is_closed()
     code = 75  # a plan or list that nobody read to its end
     try:
@@ -142,6 +145,26 @@ def main(arguments: Sequence[str]) -> int:
         # The reader of our stdout is gone; point it elsewhere so that the interpreter's flush is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def _stop_on_signals() -> None:
+    """SIGTERM and SIGHUP end us as SIGINT does, where nobody has them ignored (nohup); the second one at once.
+
+    While a run works `runners.local` has them.
+    """
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    ]
+
+    def stop(number: int, frame: object) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, stop)
 
 
 def _open_what_is_closed() -> None:
@@ -165,16 +188,16 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
         error.show()
         return UsageError.exit_code
     except (click.Abort, KeyboardInterrupt):
-        print("aimport: stopped", file=sys.stderr)
+        tell("aimport: stopped")
         return 130
     except AimportError as error:
-        print(f"aimport: {error}", file=sys.stderr)
+        tell(f"aimport: {error}")
         return error.exit_code
     except BrokenPipeError:
         raise
     except Exception as error:
         if debug:
             raise
-        print(f"aimport: internal error: {type(error).__name__}; please report it, -D shows the trace", file=sys.stderr)
+        tell(f"aimport: internal error: {type(error).__name__}; please report it, -D shows the trace")
         return 70
     return code if isinstance(code, int) else 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aimport import progress
-from aimport.cli.call import Call, Globals, Start
+from aimport.cli.call import Call, Globals, Start, tell
 from aimport.config import Settings, load_settings
 from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
+from aimport.limits import DESCRIPTORS_LEAST, Limits, within_descriptors
 from aimport.model import Appended, Present, Rejected, UserJob
 from aimport.plan import Plan, jobs, make_plan
 from aimport.results import RunReport, UserResult, exit_code
@@ -24,6 +27,8 @@ from aimport.stores import Stores
 if TYPE_CHECKING:
     from aimport.account import Run
     from aimport.runners.local import Ending
+
+logger = logging.getLogger(__name__)
 
 DONE = frozenset({"done"})
 """Statuses of users whom a resume passes over: what was rejected it tries again, the reason may be gone."""
@@ -57,6 +62,27 @@ def check_profiles(settings: Settings) -> None:
 
         for name in names:
             named(name)
+
+
+def within_the_machine(limits: Limits) -> Limits:
+    """As many users and lanes as this process may have files open for, after it has asked for all that it may have.
+
+    Raises:
+        ConfigurationError: not even one user can be imported.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS: no more than the kernel's own limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed != resource.RLIM_INFINITY and allowed < DESCRIPTORS_LEAST:
+        raise ConfigurationError(f"{allowed} open files are not enough for a run", hint="ulimit -n 1024")
+    lowered = limits if allowed == resource.RLIM_INFINITY else within_descriptors(limits, allowed)
+    if lowered != limits:
+        logger.warning(
+            "users lowered users=%d connections_per_user=%d open_files=%d; a higher limit (ulimit -n) allows more",
+            lowered.users, lowered.connections_per_user, allowed,
+        )  # fmt: skip
+    return lowered
 
 
 def job_identity(call: Call, settings: Settings) -> str:
@@ -163,7 +189,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         stopped=ending.stopped,
     )
     if ending.failure is not None:
-        print(f"aimport: {ending.failure}", file=sys.stderr)
+        tell(f"aimport: {ending.failure}")
         code = _with_failure(code, ending.failure)
     elif run.gave_up and code != 130:
         code = 75
@@ -196,11 +222,11 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
     if journal.directory is None:
         return
     if report.totals.rejected:
-        print(f"rejected messages: {journal.directory / 'rejects.jsonl'}", file=sys.stderr)
+        tell(f"rejected messages: {journal.directory / 'rejects.jsonl'}")
     if report.totals.altered:
-        print(f"repaired messages: {journal.directory / 'repairs.jsonl'}", file=sys.stderr)
+        tell(f"repaired messages: {journal.directory / 'repairs.jsonl'}")
     if report.exit not in (0, 70):
-        print(f"to go on: aimport resume {report.run}", file=sys.stderr)
+        tell(f"to go on: aimport resume {report.run}")
 
 
 def _results(journal: Journal) -> list[UserResult]:

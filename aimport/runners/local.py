@@ -2,7 +2,7 @@
 
     jobs ──▶ feed ──▶ stream ──▶ N workers, each `pipeline.import_user` ──▶ results
 
-Owns the loop, the signals and the end of the run: the first SIGINT or SIGTERM lets batches in
+Owns the loop, the signals and the end of the run: the first SIGINT, SIGTERM or SIGHUP lets batches in
 flight finish within a grace time, the second cancels.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -107,7 +107,20 @@ async def _user_worker(receive: MemoryObjectReceiveStream[UserJob], act: Callabl
 async def _watch_signals(
     run: Run, ending: Ending, scope: anyio.CancelScope, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    # What is ignored stays so: SIGHUP below nohup, SIGINT of a job in the background.
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    try:
+        await _obey_signals(heard, run, ending, scope, task_status)
+    finally:
+        for number in heard:  # the loop leaves SIGTERM deadly
+            signal.signal(number, before[number])
+
+
+async def _obey_signals(
+    heard: Sequence[signal.Signals], run: Run, ending: Ending, scope: anyio.CancelScope, task_status: TaskStatus[None]
+) -> None:
+    with anyio.open_signal_receiver(*heard) as signals:
         task_status.started()
         async for number in signals:
             if ending.stopped:

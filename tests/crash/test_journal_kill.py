@@ -189,6 +189,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
         yield Path(place) / "root"
 
 
+@pytest.mark.fault("F1")
 def test_a_kill_at_any_step_loses_and_doubles_nothing(root: Path) -> None:
     command = [sys.executable, "-m", "tests.crash.test_journal_kill", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
@@ -196,15 +197,10 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(root: Path) -> None:
     assert int(done.stdout) > 60
 
 
-def test_a_kill_inside_sqlite_loses_and_doubles_nothing(root: Path) -> None:
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
+@pytest.mark.fault("F1")
+def test_a_kill_inside_sqlite_loses_and_doubles_nothing(root: Path, strace: Path) -> None:
     trace = root.parent / "trace"
     command = [sys.executable, "-m", "tests.crash.test_journal_kill", str(root), "0"]
-    probe = subprocess.run([strace, "-f", "-o", "/dev/null", "true"], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip(f"strace cannot trace here: {probe.stderr.decode(errors='replace').strip()}")
     kills = 0
     for when in (1, 2, 3, 5, 8, 13, 21, 34, 55):
         fresh(root)

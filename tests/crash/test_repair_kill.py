@@ -135,6 +135,7 @@ def every_step(root: Path) -> Iterator[int]:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.fault("F1")
 def test_a_kill_at_any_step_of_a_repair_loses_doubles_and_hides_nothing(tmp_path: Path) -> None:
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else tmp_path) as place:

@@ -93,6 +93,7 @@ def test_a_mask_that_matches_nobody_is_success(three: Path) -> None:
     assert not (three / "to").exists()
 
 
+@pytest.mark.fault("F32")
 def test_all_bad_lines_of_a_list_are_told_at_once(three: Path) -> None:
     (three / "users").write_text("user,colour\nann,x\n")
     assert "users:1" in import_all(three).stderr
@@ -145,6 +146,7 @@ def test_usage_and_configuration_say_what_is_wrong(
     assert not list(tmp_path.iterdir()) or [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
+@pytest.mark.fault("F20")
 def test_a_wrong_password_is_tried_once_and_fails_that_user(three: Path) -> None:
     with run_dovecot(extra="auth_failure_delay = 0") as server:
         (three / "users").write_text("user,dest_password\nann,env:GOOD\nbob,env:BAD\n")
@@ -198,6 +200,7 @@ def test_a_message_the_server_refuses_is_named_and_its_neighbours_arrive(three: 
     assert json.loads(again.stdout)["totals"]["imported"] == 31
 
 
+@pytest.mark.fault("F13")
 def test_quota_is_73_and_the_others_are_done(three: Path) -> None:
     with run_dovecot(quota="*:storage=40K") as server:
         sample.write_maildir(three / "tiny" / "Maildir", sample.account("t", seed=1, messages=2, median_octets=500))
@@ -211,6 +214,7 @@ def test_quota_is_73_and_the_others_are_done(three: Path) -> None:
     assert statuses(done) == {"ann": "quota", "tiny": "done"}
 
 
+@pytest.mark.fault("F19")
 def test_a_certificate_that_is_not_trusted_gets_no_password(three: Path, dovecot: Dovecot) -> None:
     done = run(
         three, "-o", "dest_password=env:PW", "import", "-u", "ann", "--to", f"imaps://localhost:{dovecot.tls_port}/",
@@ -220,6 +224,7 @@ def test_a_certificate_that_is_not_trusted_gets_no_password(three: Path, dovecot
     assert "certificate" in done.stderr.lower() and "dest_tls_ca" in done.stderr
 
 
+@pytest.mark.fault("F26")
 def test_a_closed_stdout_ends_without_a_traceback(three: Path) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -237,6 +242,7 @@ def test_a_closed_stdout_ends_without_a_traceback(three: Path) -> None:
     assert mail.in_maildir(three / "to" / "ann")
 
 
+@pytest.mark.fault("F26")
 def test_streams_closed_by_the_caller_are_no_error(three: Path) -> None:
     words = ["import", "-F", "users", "--to", f"maildir:{three}/to/%u", SOURCE.format(three), "", "ALL"]
     line = f"exec {shlex.quote(sys.executable)} -m aimport {shlex.join(words)} <&- >&- 2>&-"

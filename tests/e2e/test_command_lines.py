@@ -209,6 +209,7 @@ def test_a_list_from_standard_input_is_given_again_to_resume(home: Path) -> None
     assert mail.in_maildir(home / "home" / "late" / "New") == expected
 
 
+@pytest.mark.fault("F28")
 def test_a_second_run_on_a_user_who_is_being_imported_gives_way(home: Path) -> None:
     """Another job, the same destination: the second says who holds it and touches nothing, the first goes on."""
     expected = generate(home / "home" / "bob" / "Maildir", messages=3000)

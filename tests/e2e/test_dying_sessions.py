@@ -49,6 +49,7 @@ class ToDovecot(World):
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
+@pytest.mark.fault("F4")
 async def test_sessions_killed_with_batches_under_way_cost_nothing_and_double_nothing(
     seed: int, dovecot: Dovecot, unique_user: str
 ) -> None:

@@ -23,7 +23,7 @@ from aimport.octets import whole
 from tests import kept, mail, servers
 from tests.fix_courier import Courier, run_courier
 from tests.fix_dovecot import Dovecot, run_dovecot
-from tests.relay import Relay, run_relay
+from tests.fix_faults import Proxy, run_proxy
 
 pytestmark = [pytest.mark.timeout(300)]
 
@@ -60,10 +60,10 @@ def totals(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 # COMPRESS (RFC 4978)
 
 
-def compressed(relay: Relay) -> list[bool]:
+def compressed(proxy: Proxy) -> list[bool]:
     """For each connection: whether it asked for COMPRESS, after which no command can be read on the wire."""
     found = []
-    for link in relay.links:
+    for link in proxy.links:
         before, asked, after = bytes(link.sent).partition(b"COMPRESS DEFLATE\r\n")
         assert b"LOGIN" in before.upper() or b"AUTHENTICATE" in before.upper(), before[:200]
         if asked:
@@ -77,18 +77,18 @@ def compressed(relay: Relay) -> list[bool]:
 def test_mail_into_a_server_is_compressed_when_asked_for(
     setting: str, dovecot_with_compress: Dovecot, unique_user: str, tmp_path: Path
 ) -> None:
-    with run_relay(dovecot_with_compress.port) as relay:
+    with run_proxy(dovecot_with_compress.port) as proxy:
         done = import_(
             f"-odest_compress={setting}", "-odest_password=env:PW", "import", "-u", unique_user,
-            "--to", f"imap://localhost:{relay.port}/?tls=off", "--json", "--journal", tmp_path / "journal",
+            "--to", f"imap://localhost:{proxy.port}/?tls=off", "--json", "--journal", tmp_path / "journal",
             f"maildir:{maildir_of(unique_user, tmp_path)}/%u/Maildir", "", "ALL",
         )  # fmt: skip
     assert totals(done)["imported"] == MESSAGES
     assert mail.in_imap(dovecot_with_compress.port, unique_user, dovecot_with_compress.password) == mail.of_samples(
         account(unique_user)
     )
-    assert set(compressed(relay)) == {setting == "yes"}
-    sent = sum(len(link.sent) for link in relay.links)
+    assert set(compressed(proxy)) == {setting == "yes"}
+    sent = sum(len(link.sent) for link in proxy.links)
     assert (sent < octets_of(unique_user) * 0.8) == (setting == "yes")
 
 
@@ -99,16 +99,16 @@ def test_mail_out_of_a_server_is_compressed_when_asked_for(
 ) -> None:
     shutil.copytree(maildir_of(unique_user, tmp_path) / unique_user, dovecot_with_compress.home(unique_user))
     dovecot_with_compress.own(dovecot_with_compress.home(unique_user))
-    with run_relay(dovecot_with_compress.port) as relay:
+    with run_proxy(dovecot_with_compress.port) as proxy:
         done = import_(
             f"-osource_compress={setting}", "-osource_password=env:PW", "import", "-u", unique_user,
             "--to", f"maildir:{tmp_path}/to", "--json", "--journal", tmp_path / "journal",
-            f"imap://localhost:{relay.port}/?tls=off", "", "ALL",
+            f"imap://localhost:{proxy.port}/?tls=off", "", "ALL",
         )  # fmt: skip
     assert totals(done)["imported"] == MESSAGES
     assert mail.in_maildir(tmp_path / "to") == mail.of_samples(account(unique_user))
-    assert set(compressed(relay)) == {setting == "yes"}
-    received = sum(len(link.received) for link in relay.links)
+    assert set(compressed(proxy)) == {setting == "yes"}
+    received = sum(len(link.received) for link in proxy.links)
     assert (received < octets_of(unique_user) * 0.8) == (setting == "yes")
 
 
@@ -237,18 +237,18 @@ def test_mail_goes_under_a_profile_that_is_named(
 
 @pytest.mark.dovecot
 def test_a_profile_rules_the_connections_of_its_own_side(dovecot: Dovecot, unique_user: str, tmp_path: Path) -> None:
-    """Seen by a relay: one connection under a profile that allows one for each user, more without."""
+    """Seen by a proxy: one connection under a profile that allows one for each user, more without."""
     (tmp_path / "mine.toml").write_text(OWN)
     maildir = maildir_of(unique_user, tmp_path)
     connections = []
     for number, setting in enumerate(("dest_profile=generic", f"dest_profile={tmp_path}/mine.toml")):
-        with run_relay(dovecot.port) as relay:
+        with run_proxy(dovecot.port) as proxy:
             import_(
                 f"-o{setting}", "-odest_password=env:PW", f"-odest_user={number}-{unique_user}", "import",
-                "-u", unique_user, "--to", f"imap://localhost:{relay.port}/?tls=off", "--connections-per-user", "3",
+                "-u", unique_user, "--to", f"imap://localhost:{proxy.port}/?tls=off", "--connections-per-user", "3",
                 "--journal", tmp_path / "journal", f"maildir:{maildir}/%u/Maildir", "", "ALL",
             )  # fmt: skip
-        connections.append(len(relay.links))
+        connections.append(len(proxy.links))
     assert connections == [3, 1]
 
 
@@ -261,10 +261,10 @@ def test_a_wrong_profile_in_a_row_of_the_list_fails_that_user_alone(
         maildir_of(user, tmp_path)
     rows = zip(users, ("", "dovcot", "dovecot"), strict=True)
     (tmp_path / "users.csv").write_text("user,dest_profile\n" + "".join(f"{user},{name}\n" for user, name in rows))
-    with run_relay(dovecot.port) as relay:
+    with run_proxy(dovecot.port) as proxy:
         done = import_(
             "-odest_password=env:PW", "import", "-F", tmp_path / "users.csv", "--to",
-            f"imap://localhost:{relay.port}/?tls=off", "--json", "--journal", tmp_path / "journal",
+            f"imap://localhost:{proxy.port}/?tls=off", "--json", "--journal", tmp_path / "journal",
             "--connections-per-user", "1", f"maildir:{tmp_path}/%u/Maildir", "", "ALL", code=75,
         )  # fmt: skip
     report = json.loads(done.stdout)
@@ -272,7 +272,7 @@ def test_a_wrong_profile_in_a_row_of_the_list_fails_that_user_alone(
     assert statuses == {users[0]: "done", users[1]: "failed", users[2]: "done"}
     [error] = [each["error"] for each in report["users"] if each["user"] == users[1]]
     assert "'dovcot': no such profile" in error and "did you mean dovecot?" in error
-    assert len(relay.links) == 2, "nobody logs in for that user"
+    assert len(proxy.links) == 2, "nobody logs in for that user"
     for user in (users[0], users[2]):
         assert mail.in_imap(dovecot.port, user, dovecot.password) == mail.of_samples(account(user))
 
@@ -345,6 +345,7 @@ def kept_by_courier(body: bytes) -> bytes:
 
 @pytest.mark.dovecot
 @pytest.mark.parametrize("side", ["source", "dest"])
+@pytest.mark.fault("F17")
 def test_a_server_that_takes_one_connection_of_a_user_gets_one_lane(side: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         try:
@@ -355,8 +356,8 @@ def test_a_server_that_takes_one_connection_of_a_user_gets_one_lane(side: str, t
         if side == "source":
             shutil.copytree(tmp_path / BOB, server.home(BOB))
             server.own(server.home(BOB))
-        relay = stack.enter_context(run_relay(server.port))
-        place = f"imap://localhost:{relay.port}/?tls=off"
+        proxy = stack.enter_context(run_proxy(server.port))
+        place = f"imap://localhost:{proxy.port}/?tls=off"
         there, to = f"maildir:{tmp_path}/%u/Maildir", f"maildir:{tmp_path}/to"
         done = import_(
             f"-o{side}_password=env:PW", "import", "-u", BOB, "--connections-per-user", "2", "--json",
@@ -364,6 +365,6 @@ def test_a_server_that_takes_one_connection_of_a_user_gets_one_lane(side: str, t
             "--to", place if side == "dest" else to, there if side == "dest" else place, "", "ALL",
         )  # fmt: skip
         assert totals(done)["imported"] == MESSAGES
-        assert [b"Maximum number of connections" in link.received for link in relay.links] == [False, True]
+        assert [b"Maximum number of connections" in link.received for link in proxy.links] == [False, True]
         held = mail.in_imap(server.port, BOB, "pass") if side == "dest" else mail.in_maildir(tmp_path / "to")
         assert held == mail.of_samples(account(BOB))

@@ -224,6 +224,7 @@ async def test_find_sees_what_was_stored_since_and_nothing_else(dovecot: Dovecot
         assert [each.uid for each in everything] == [1, 2, 3, 4]  # another UIDVALIDITY: all of that size
 
 
+@pytest.mark.fault("F33")
 async def test_the_mailbox_is_made_when_it_vanished_before_the_append(dovecot: Dovecot, unique_user: str) -> None:
     async with ImapDestination(endpoint(dovecot, unique_user)).open() as session:
         for messages in ([message(0), message(1)], [message(2)]):
@@ -294,6 +295,7 @@ async def test_a_mailbox_that_was_made_anew_is_changed(dovecot: Dovecot, unique_
             await anext(source.messages(selection, skip=()))
 
 
+@pytest.mark.fault("F23")
 async def test_expunged_messages_are_vanished_and_the_others_come(dovecot: Dovecot, unique_user: str) -> None:
     account = endpoint(dovecot, unique_user)
     async with ImapDestination(account).open() as session, ImapSource(account).open() as source:

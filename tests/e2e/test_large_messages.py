@@ -66,6 +66,7 @@ def digests(maildir: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("size_mib", [96, pytest.param(1024, marks=pytest.mark.slow)])
+@pytest.mark.fault("F30")
 def test_a_large_message_goes_there_and_back_in_flat_memory(
     dovecot: Dovecot, unique_user: str, tmp_path: Path, size_mib: int
 ) -> None:

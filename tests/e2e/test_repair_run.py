@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ import pytest
 from aimport.octets import wire_form
 from tests import mail, servers
 from tests.fix_cyrus import Cyrus, run_cyrus
-from tests.relay import RelayedLink, run_relay
+from tests.fix_faults import At, Fault, Link, hold, run_proxy
 
 pytestmark = [pytest.mark.cyrus, pytest.mark.timeout(200)]
 
@@ -188,34 +188,33 @@ def test_nothing_is_changed_unasked(words: tuple[str, ...], job: Job) -> None:
     assert not (job.directory / "repairs.jsonl").exists() and not (job.directory / "escrow").exists()
 
 
-def before_the_repaired(link: RelayedLink, is_client: bool) -> bool:
-    """Withholds all that the client sends after it heard that a message was refused alone, for the second time."""
-    return not (is_client and link.received.count(b" NO Message contains NUL") >= 3)
+def before_the_repaired(link: Link, is_client: bool, new: int) -> int | None:
+    """At the first octet of the client after it heard that a message was refused alone, for the second time."""
+    return 0 if is_client and link.received.count(b" NO Message contains NUL") >= 3 else None
 
 
-def after_the_repaired(link: RelayedLink, is_client: bool) -> bool:
-    """Withholds the answer to the first message that was taken: the first one that was repaired."""
-    return is_client or b"APPENDUID" not in link.received
+def after_the_repaired(link: Link, is_client: bool, new: int) -> int | None:
+    """At the answer to the first message that was taken: the first one that was repaired."""
+    return 0 if not is_client and b"APPENDUID" in link.received else None
 
 
 @pytest.mark.parametrize(
-    ("passes", "there"), [(before_the_repaired, 0), (after_the_repaired, 1)], ids=["unsent", "unanswered"]
+    ("at", "there"), [(before_the_repaired, 0), (after_the_repaired, 1)], ids=["unsent", "unanswered"]
 )
-def test_killed_between_the_original_and_the_answer_it_is_repaired_once(
-    passes: Callable[[RelayedLink, bool], bool], there: int, job: Job
-) -> None:
+@pytest.mark.fault("F5")
+def test_killed_between_the_original_and_the_answer_it_is_repaired_once(at: At, there: int, job: Job) -> None:
     """Two messages that are refused together, then each alone; the kill comes at the first that is repaired."""
     originals = [BROKEN["nul"], b"Subject: two\0\n\nbody\n"]
     write(job.folder / "Maildir", originals)
     cut = True
-    with run_relay(job.cyrus.port, lambda link, is_client: not cut or passes(link, is_client)) as relay:
-        job = Job(cyrus=job.cyrus, user=job.user, folder=job.folder, port=relay.port)
+    with run_proxy(job.cyrus.port, lambda link: Fault(at, hold) if cut else None) as proxy:
+        job = Job(cyrus=job.cyrus, user=job.user, folder=job.folder, port=proxy.port)
         command = [sys.executable, "-m", "aimport", *job.command()]
         with subprocess.Popen(
             command, env=mail.environment(SECRETS), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         ) as run:
             try:
-                assert relay.withheld.wait(60), run.poll()
+                assert proxy.faulty.wait(60), run.poll()
             finally:
                 os.kill(run.pid, signal.SIGKILL)
             run.communicate()

@@ -79,6 +79,7 @@ async def test_an_unreadable_message_is_named_and_the_rest_goes_on() -> None:
     assert (result.status, result.imported, dict(result.rejected)) == ("rejects", 69, {"unreadable": 1})
 
 
+@pytest.mark.fault("F23")
 async def test_a_message_that_vanished_is_skipped_by_that_name() -> None:
     world = World()
     world.fill("bob", "INBOX", bodies(3))
@@ -94,6 +95,7 @@ async def test_a_message_that_vanished_is_skipped_by_that_name() -> None:
 
 
 @pytest.mark.parametrize("stored", [0, 1, 40, 64])
+@pytest.mark.fault("F5")
 async def test_a_lost_connection_in_an_append_costs_nothing_and_doubles_nothing(stored: int) -> None:
     """Whatever part of the batch the server kept, the result is that of an uncut run."""
     world = World()
@@ -108,6 +110,7 @@ async def test_a_lost_connection_in_an_append_costs_nothing_and_doubles_nothing(
     assert multiset(world.new, "bob") == multiset(world.old, "bob")
 
 
+@pytest.mark.fault("F5")
 async def test_any_sequence_of_cuts_ends_like_an_uncut_run() -> None:
     for seed in range(60):
         chance = random.Random(seed)
@@ -166,6 +169,7 @@ async def test_a_refusal_does_not_lose_or_double_what_was_sent_behind_it() -> No
         assert max(stored.values()) == 1 and stored <= multiset(world.old, "bob"), seed
 
 
+@pytest.mark.fault("F13")
 async def test_a_full_account_counts_what_was_under_way_when_it_filled_up() -> None:
     world = World(limits=replace(QUICK, batch_messages=10, batches_ahead=3))
     world.new.atomic = False
@@ -218,6 +222,7 @@ async def test_the_fence_counts_from_the_end_of_the_session_and_not_from_the_int
     assert looked_at - lost_at >= 0.2
 
 
+@pytest.mark.fault("F5")
 async def test_a_delivery_by_others_in_between_is_not_taken_for_ours() -> None:
     world = World()
     world.fill("bob", "INBOX", bodies(10))
@@ -271,6 +276,7 @@ async def test_a_failure_that_stays_ends_the_user_with_what_was_done() -> None:
     assert world.new.appends == 1 + world.limits.attempts
 
 
+@pytest.mark.fault("F13")
 async def test_quota_ends_the_user_and_counts_what_fitted() -> None:
     world = World()
     world.fill("bob", "INBOX", bodies(100))
@@ -279,6 +285,7 @@ async def test_quota_ends_the_user_and_counts_what_fitted() -> None:
     assert (result.status, result.imported, dict(result.skipped)) == ("quota", 64, {"unfinished": 36})
 
 
+@pytest.mark.fault("F33")
 async def test_a_mailbox_that_fails_does_not_stop_the_others() -> None:
     world = World()
     for mailbox in ("INBOX", "Bad", "Sent"):
@@ -386,6 +393,7 @@ async def test_a_missing_account_fails_that_user_only() -> None:
     assert (await world.import_("bob", run=run)).status == "done"
 
 
+@pytest.mark.fault("F35")
 async def test_a_bug_ends_its_user_and_is_called_one() -> None:
     world = World()
     world.fill("bob", "INBOX", bodies(1))
@@ -603,6 +611,7 @@ async def test_a_lane_that_gets_no_connection_leaves_its_work_to_the_others() ->
     assert run.hosts.try_hold(["mail:143"] * 4) is not None  # a limit of this user says nothing of others
 
 
+@pytest.mark.fault("F20")
 async def test_a_host_that_refuses_everybody_is_left_alone() -> None:
     """No storm of logins that locks accounts: after ten refusals in a row nobody else is tried."""
     world = World()

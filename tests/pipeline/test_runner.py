@@ -58,6 +58,7 @@ async def test_a_user_who_cannot_begin_fails_alone() -> None:
     }
 
 
+@pytest.mark.fault("F32")
 async def test_two_lines_with_one_destination_never_run_at_once() -> None:
     world = farm()
     inside: list[str] = []
@@ -98,6 +99,7 @@ async def test_a_failure_of_the_whole_run_ends_it_and_is_told(error: JournalErro
     assert "failed" in statuses
 
 
+@pytest.mark.fault("F25")
 async def test_the_first_signal_lets_batches_finish_and_the_rest_resumes() -> None:
     world = farm(Limits(users=2))
     stopped = False
@@ -119,6 +121,7 @@ async def test_the_first_signal_lets_batches_finish_and_the_rest_resumes() -> No
         assert multiset(world.new, user) == multiset(world.old, user)
 
 
+@pytest.mark.fault("F25")
 async def test_the_second_signal_ends_at_once() -> None:
     world = farm(Limits(users=2))
 

@@ -243,6 +243,7 @@ async def test_tls_carries_the_session(security: str) -> None:
 
 @pytest.mark.parametrize("security", ["tls", "starttls"])
 @pytest.mark.parametrize("fault", ["unknown CA", "wrong name"])
+@pytest.mark.fault("F19")
 async def test_no_credentials_leave_when_the_certificate_does_not_hold(security: str, fault: str) -> None:
     wrapped = security == "tls"
     script = "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] x\nC: a STARTTLS\nS: a OK\n- tls\n- eof"
@@ -293,6 +294,7 @@ async def test_plain_text_after_the_starttls_answer_is_never_taken_for_protected
             await connect(server.endpoint(security="starttls"), deadlines=QUICK)
 
 
+@pytest.mark.fault("F19")
 async def test_a_handshake_that_stalls_or_is_cut_is_a_lost_connection() -> None:
     starttls = "S: * OK [CAPABILITY IMAP4rev1 STARTTLS] x\nC: a STARTTLS\nS: a OK"
     async with scripted(then(starttls, Peer.until_closed), then(starttls, "- reset")) as server:
@@ -335,6 +337,7 @@ async def test_a_name_that_does_not_resolve_says_so(errno: int, kind: type[Aimpo
             await connect(server.endpoint(), resolve=resolve)
 
 
+@pytest.mark.fault("F18")
 async def test_a_slow_resolver_and_a_silent_server_meet_the_deadline() -> None:
     async def resolve(host: str, port: int) -> list[tuple[int, str]]:
         await anyio.sleep_forever()
@@ -393,6 +396,7 @@ async def test_literals_follow_each_policy_on_the_wire() -> None:
             await connection.close()
 
 
+@pytest.mark.fault("F15")
 async def test_a_no_instead_of_the_continuation_leaves_the_connection_in_step() -> None:
     script = """
         C: a APPEND {5}
@@ -425,6 +429,7 @@ async def test_a_no_in_the_middle_of_a_multiappend_stops_the_rest() -> None:
         await connection.close()
 
 
+@pytest.mark.fault("F15")
 async def test_a_no_after_a_literal_that_did_not_wait_leaves_the_connection_in_step() -> None:
     script = """
         C: a APPEND {5+}
@@ -618,6 +623,7 @@ async def test_dropped_data_holds_up_nothing() -> None:
         await connection.close()
 
 
+@pytest.mark.fault("F8")
 async def test_a_big_upload_waits_for_a_slow_server_and_arrives_whole() -> None:
     body = bytes(range(256)) * 40_000
 
@@ -644,6 +650,7 @@ async def test_silence_passes_the_deadline_of_the_command() -> None:
             await connection.close()
 
 
+@pytest.mark.fault("F8")
 async def test_a_stalled_upload_passes_the_deadline() -> None:
     given_up = anyio.Event()
 
@@ -658,6 +665,7 @@ async def test_a_stalled_upload_passes_the_deadline() -> None:
         await connection.close()
 
 
+@pytest.mark.fault("F8")
 async def test_a_slow_answer_that_moves_does_not_pass_the_deadline() -> None:
     """Longer than the deadline in all, never silent for so long."""
 

@@ -377,6 +377,7 @@ async def test_single_appends_are_sent_ahead_and_each_has_its_outcome() -> None:
         assert appended(await append_batch(session, BOX, batch("one", "two", "three"))) == [4, "TOOBIG", 6]
 
 
+@pytest.mark.fault("F13")
 async def test_a_full_account_is_raised_after_all_answers_were_read() -> None:
     script = f"""
         C: a APPEND "box" () {SAID_DATE} {{3+}}
@@ -527,6 +528,7 @@ async def test_after_a_bad_that_throws_the_server_out_of_step_nothing_is_acknowl
 
 
 @pytest.mark.parametrize("offered", [MULTI, "IMAP4rev1 LITERAL+"])
+@pytest.mark.fault("F33")
 async def test_a_vanished_mailbox_is_made_and_the_messages_sent_once_again(offered: str) -> None:
     one = f'APPEND "box" () {SAID_DATE} {{3+}}'
     sent = f"C| one () {SAID_DATE} {{3+}}\nC| two"

@@ -311,6 +311,7 @@ async def test_a_lane_keeps_the_position_it_began_with(tmp_path: Path) -> None:
     await journal.close(finished=False)
 
 
+@pytest.mark.fault("F24")
 async def test_created_us_ascends_though_the_clock_jumps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_800_000_000_000_000
     monkeypatch.setattr(seams, "now_us", lambda: now)
@@ -686,6 +687,7 @@ async def test_entries_tell_the_end_of_every_message(tmp_path: Path) -> None:
 # --- one owner
 
 
+@pytest.mark.fault("F28")
 async def test_a_second_run_of_a_running_job_is_refused_and_names_the_first(tmp_path: Path) -> None:
     with other_process(tmp_path) as run:
         before = sorted(tmp_path.rglob("*"))
@@ -701,6 +703,7 @@ async def test_a_second_run_of_a_running_job_is_refused_and_names_the_first(tmp_
     assert not any(info.live for info in runs(tmp_path))
 
 
+@pytest.mark.fault("F28")
 async def test_the_lock_of_a_killed_run_is_free_and_its_intent_is_open(tmp_path: Path) -> None:
     with other_process(tmp_path, written=True) as run:
         pass
@@ -847,6 +850,7 @@ async def test_planted_symlinks_are_not_followed(tmp_path: Path) -> None:
 # --- failure and damage
 
 
+@pytest.mark.fault("F9", "F10")
 async def test_after_a_full_disk_everybody_is_told_and_nothing_is_tried_again(tmp_path: Path) -> None:
     journal = create(tmp_path)
     lane, other = await begin_lane(journal), await begin_lane(journal, "eve")
@@ -887,6 +891,7 @@ async def test_a_failed_commit_surfaces_at_close_at_the_latest(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["journal.sqlite", "journal.sqlite-wal"])
+@pytest.mark.fault("F27")
 async def test_a_journal_deleted_under_us_is_noticed(tmp_path: Path, name: str) -> None:
     journal = create(tmp_path)
     lane = await begin_lane(journal)
@@ -924,6 +929,7 @@ def _spoil(path: Path, how: str) -> None:
         ("foreign", "not a journal"),
     ],
 )
+@pytest.mark.fault("F27")
 async def test_a_journal_that_is_none_is_refused_in_plain_words(tmp_path: Path, how: str, words: str) -> None:
     journal = create(tmp_path)
     await fill(journal)
@@ -937,6 +943,7 @@ async def test_a_journal_that_is_none_is_refused_in_plain_words(tmp_path: Path, 
     assert len(runs(tmp_path)) == 1  # and never begun afresh silently
 
 
+@pytest.mark.fault("F27")
 async def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     first = create(tmp_path, "a")
     await first.close(finished=False)
@@ -973,6 +980,7 @@ async def test_a_run_json_that_does_not_read_is_replaced_by_what_the_journal_say
     assert len(runs(tmp_path)) == 1
 
 
+@pytest.mark.fault("F27")
 async def test_a_write_ahead_log_that_lost_durable_records_is_refused_unless_accepted(tmp_path: Path) -> None:
     journal = create(tmp_path / "a")
     await fill(journal)
@@ -1000,6 +1008,7 @@ async def test_a_write_ahead_log_that_lost_durable_records_is_refused_unless_acc
     await later.close(finished=False)
 
 
+@pytest.mark.fault("F27")
 async def test_a_row_that_was_changed_is_named(tmp_path: Path) -> None:
     journal = create(tmp_path)
     await fill(journal)
@@ -1086,6 +1095,7 @@ async def journal_files(root: Path, *, closed: bool) -> tuple[dict[str, bytes], 
 
 
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "killed"])
+@pytest.mark.fault("F27")
 async def test_any_changed_bit_leaves_the_same_journal_or_a_clean_refusal(tmp_path: Path, closed: bool) -> None:
     files, run, expected = await journal_files(tmp_path / "a", closed=closed)
     draw = random.Random(27)

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from aimport.limits import LOGINS_REFUSED, ByteBudget, HostLimits
+from aimport.limits import LOGINS_REFUSED, ByteBudget, HostLimits, Limits, within_descriptors
 
 
 async def test_budget_never_goes_below_zero_and_waiters_are_served_in_order() -> None:
@@ -142,3 +142,12 @@ def test_logins_refused_one_after_the_other_close_a_host() -> None:
     assert not hosts.is_closed("a")
     hosts.refused_login("a")
     assert hosts.is_closed("a") and not hosts.is_closed("b")
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "users", "of_user"),
+    [(0, 1, 1), (32, 1, 1), (63, 1, 1), (64, 1, 2), (100, 2, 2), (256, 7, 2), (1024, 10, 2), (1 << 20, 10, 2)],
+)
+def test_users_and_lanes_fall_to_what_open_files_are_enough_for(descriptors: int, users: int, of_user: int) -> None:
+    lowered = within_descriptors(Limits(users=10, connections_per_user=2), descriptors)
+    assert (lowered.users, lowered.connections_per_user) == (users, of_user)

@@ -181,6 +181,7 @@ async def test_links_instead_of_control_files_are_replaced_not_followed(tmp_path
     [(errno.ENOSPC, DestinationFull), (errno.EDQUOT, OverQuota), (errno.EROFS, DestinationFull)],
 )
 @pytest.mark.parametrize("call", ["write", "rename"])
+@pytest.mark.fault("F9", "F11", "F12")
 async def test_a_full_disk_stops_and_leaves_no_part_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception], call: str
 ) -> None:
@@ -216,6 +217,7 @@ async def test_a_full_disk_stops_and_leaves_no_part_behind(
 
 
 @pytest.mark.parametrize("limit", ["size=1m", "nr_inodes=40", "read-only"])
+@pytest.mark.fault("F9", "F12")
 async def test_a_small_file_system_fills_without_loss(tmp_path: Path, limit: str) -> None:
     """F9, F12 on a real one: what was acknowledged is there, nothing is there in part."""
     option = "size=8m" if limit == "read-only" else limit
@@ -244,6 +246,7 @@ async def test_a_small_file_system_fills_without_loss(tmp_path: Path, limit: str
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.fault("F10", "F31")
 async def test_one_message_that_cannot_be_written_leaves_its_neighbours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +266,7 @@ async def test_one_message_that_cannot_be_written_leaves_its_neighbours(
 
 
 @pytest.mark.parametrize("lie", [0, 10, 10_000])
+@pytest.mark.fault("F11")
 async def test_a_write_that_lies_about_its_length_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: int
 ) -> None:
@@ -282,6 +286,7 @@ async def test_a_write_that_lies_about_its_length_is_seen(
     assert names(tmp_path / "new") + names(tmp_path / "tmp") == []
 
 
+@pytest.mark.fault("F11")
 async def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:7]) if len(data) > 7 else real(fd, data))
@@ -408,6 +413,7 @@ async def test_a_stale_lock_is_removed(tmp_path: Path, caplog: pytest.LogCapture
     assert "stale lock removed" in caplog.text
 
 
+@pytest.mark.fault("F1")
 async def test_the_lock_of_a_killed_process_is_removed_at_once(tmp_path: Path) -> None:
     """F1: what was killed with the lock in its hand is resumed without waiting for the lock to grow old."""
     await append(tmp_path)
@@ -520,6 +526,7 @@ async def test_octets_are_durable_before_names_and_names_before_the_answer(
     assert calls == expected
 
 
+@pytest.mark.fault("F10")
 async def test_a_failed_sync_means_nothing_was_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F10: never trusted after."""
 
@@ -650,6 +657,7 @@ async def test_trouble_at_the_source_rejects_the_message_and_is_not_taken_for_th
     assert names(tmp_path / "tmp") == []
 
 
+@pytest.mark.fault("F9")
 async def test_no_space_in_the_midst_of_a_body_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F9."""
     real = os.write

@@ -118,6 +118,7 @@ async def test_one_base_name_in_new_and_cur_is_two_messages(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.fault("F21")
 async def test_a_message_renamed_after_the_listing_is_read_once_with_its_newest_flags(tmp_path: Path) -> None:
     """F21."""
     one, two = put(tmp_path, "new/1.a", b"1"), put(tmp_path, "cur/2.a:2,", b"2")
@@ -133,6 +134,7 @@ async def test_a_message_renamed_after_the_listing_is_read_once_with_its_newest_
     ]
 
 
+@pytest.mark.fault("F21")
 async def test_messages_renamed_between_two_hops_cost_one_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(130):
         put(tmp_path, f"cur/{1000 + number}.a:2,", b"%d" % number)
@@ -162,6 +164,7 @@ async def test_messages_renamed_between_two_hops_cost_one_scan(tmp_path: Path, m
     assert scans == ["scan_once"]
 
 
+@pytest.mark.fault("F23")
 async def test_messages_that_vanish_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     files = [put(tmp_path, f"cur/{number}.a:2,") for number in range(5)]
 
@@ -173,6 +176,7 @@ async def test_messages_that_vanish_are_named_and_the_rest_is_read(tmp_path: Pat
     assert [each.code if isinstance(each, Unreadable) else "" for each in found] == ["", "vanished", "vanished", "", ""]
 
 
+@pytest.mark.fault("F21")
 async def test_no_rename_by_a_busy_client_hides_a_message(tmp_path: Path) -> None:
     """Flags change all the time while the folder is listed and read: every message comes once."""
     for number in range(200):
@@ -377,6 +381,7 @@ async def test_a_native_name_is_never_a_path(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ELOOP])
+@pytest.mark.fault("F10")
 async def test_one_unreadable_message_leaves_its_neighbours_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -392,6 +397,7 @@ async def test_one_unreadable_message_leaves_its_neighbours_alone(
     assert os.strerror(code) in found[1].text
 
 
+@pytest.mark.fault("F29")
 async def test_too_many_open_files_is_nobodys_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F29: to be tried later, not rejected."""
     put(tmp_path, "cur/1.a:2,")

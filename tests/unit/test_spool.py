@@ -183,6 +183,7 @@ async def test_a_body_outlives_its_spool() -> None:
     body.close()
 
 
+@pytest.mark.fault("F31")
 async def test_short_writes_are_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, bytes(data[:7]), at))
@@ -206,6 +207,7 @@ def largest_file(octets: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.fault("F9", "F31")
 async def test_without_room_the_octets_are_dropped_and_the_message_is_told_apart() -> None:
     """F9, F31: the rest of the literal still comes, and must not fill the memory."""
     spool = Spool(len(BIG))
@@ -227,6 +229,7 @@ async def test_without_room_the_octets_are_dropped_and_the_message_is_told_apart
 @pytest.mark.parametrize(
     ("code", "said"), [(errno.ENOSPC, "nospace"), (errno.EDQUOT, "nospace"), (errno.EIO, "unreadable")]
 )
+@pytest.mark.fault("F9")
 async def test_a_write_that_fails_is_told_by_its_code(monkeypatch: pytest.MonkeyPatch, code: int, said: str) -> None:
     def fail(fd: int, data: object, at: int) -> int:
         raise OSError(code, os.strerror(code))

@@ -56,6 +56,7 @@ def test_a_header_with_the_cell_user_makes_it_csv(path: Path) -> None:
     assert (users.columns, users.count) == (("user", "source", "dest_user", "mail_uid"), 3)
 
 
+@pytest.mark.fault("F32")
 def test_a_byte_order_mark_crlf_blank_and_comment_lines_do_no_harm(path: Path) -> None:
     content = b"\xef\xbb\xbf# list\r\n\r\nsource , user\r\nmaildir:/a, bob \r\n#x,y\r\n"
     assert rows(path, content) == [UserRow(user="bob", cells={"source": "maildir:/a"}, line=4)]
@@ -140,6 +141,7 @@ def test_unknown_and_doubled_columns_are_named_with_the_nearest(path: Path) -> N
         ("eve,imaps://h/,,", False),
     ],
 )
+@pytest.mark.fault("F32")
 def test_a_destination_given_literally_twice_is_an_error(path: Path, second: str, twice: bool) -> None:
     content = f"user,dest,dest_user,parent\nbob,imaps://h/,box,\n{second}\n"
     if twice:
@@ -159,6 +161,7 @@ def test_the_text_of_many_errors_is_capped(path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [b"\n", b""])
+@pytest.mark.fault("F32")
 def test_an_overlong_line_is_named_and_not_kept(path: Path, end: bytes) -> None:
     content = b"bob\n" + b"x" * (10 * 1024 * 1024) + end
     path.write_bytes(content)
@@ -174,6 +177,7 @@ def test_a_line_of_one_mebibyte_is_read(path: Path) -> None:
     assert len(rows(path, b"x" * 1024 * 1024 + b"\nbob\n")) == 2
 
 
+@pytest.mark.fault("F32")
 def test_a_missing_list_or_a_directory_is_a_usage_error(tmp_path: Path) -> None:
     for source in ("/nonexistent/users", str(tmp_path), "a\0b"):
         with pytest.raises(UsageError, match="cannot be read") as caught:
@@ -230,6 +234,7 @@ def test_two_passes_at_a_time_do_not_disturb_each_other(path: Path) -> None:
     assert pairs == [("a", "a"), ("b", "b"), ("c", "c")]
 
 
+@pytest.mark.fault("F32")
 def test_a_list_written_to_after_the_check_is_noticed(path: Path) -> None:
     users = check_users(write(path, "a\nb\n"))
     passing = iter_users(users)
@@ -242,6 +247,7 @@ def test_a_list_written_to_after_the_check_is_noticed(path: Path) -> None:
         list(iter_users(users))
 
 
+@pytest.mark.fault("F32")
 def test_a_list_replaced_after_the_check_does_not_matter(path: Path) -> None:
     users = check_users(write(path, "a\nb\n"))
     write(path.with_name("new"), "x\n")
@@ -249,6 +255,7 @@ def test_a_list_replaced_after_the_check_does_not_matter(path: Path) -> None:
     assert [row.user for row in iter_users(users)] == ["a", "b"]
 
 
+@pytest.mark.fault("F32")
 def test_a_long_list_is_read_in_flat_memory(path: Path) -> None:
     path.write_text("user,dest_user\n" + "".join(f"user{n}@example.org,{'x' * 100}{n}\n" for n in range(50_000)))
     path.chmod(0o600)
@@ -266,6 +273,7 @@ def test_a_long_list_is_read_in_flat_memory(path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=80), st.booleans())
+@pytest.mark.fault("F32")
 def test_any_octets_are_a_list_or_raise_our_errors(path: Path, content: bytes, header: bool) -> None:
     try:
         users = check_users("-", stdin=io.BytesIO((b"user,dest\n" if header else b"") + content))

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.mark.parametrize("offered", EVERY)
 @pytest.mark.parametrize("answer", ["NO no", "NO [TOOBIG] no", "NO [CANNOT] no", "BAD no", "BAD [CLIENTBUG] no"])
+@pytest.mark.fault("F14")
 async def test_a_refused_message_costs_itself_only(answer: str, offered: str) -> None:
     """Invariant: its neighbours arrive once, in order but for those that were sent again; a BAD ends the connection."""
 
@@ -58,6 +59,7 @@ async def test_a_refused_message_costs_itself_only(answer: str, offered: str) ->
 
 @pytest.mark.parametrize("offered", EVERY)
 @pytest.mark.parametrize("place", [0, 20, 39])
+@pytest.mark.fault("F15")
 async def test_a_message_refused_before_its_octets_are_sent_leaves_the_connection_in_step(
     place: int, offered: str
 ) -> None:
@@ -80,6 +82,7 @@ async def test_a_message_refused_before_its_octets_are_sent_leaves_the_connectio
 
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("offered", EVERY)
+@pytest.mark.fault("F16")
 async def test_a_bye_within_an_append_loses_and_doubles_nothing(offered: str, stored: bool) -> None:
     async def bye(call: Call) -> bool:
         if call.name == "APPEND" and call.literal is None and call.nth == 3:
@@ -98,6 +101,7 @@ async def test_a_bye_within_an_append_loses_and_doubles_nothing(offered: str, st
 
 @pytest.mark.parametrize("at", [0, 30, 90, 200, 5000])
 @pytest.mark.parametrize("words", ["", "[UNAVAILABLE] Server shutting down."])
+@pytest.mark.fault("F16")
 async def test_a_bye_in_the_middle_of_a_fetch_loses_nothing(words: str, at: int) -> None:
     """`at`: octets of the answer that still come, within a literal or between messages."""
 
@@ -122,6 +126,7 @@ async def test_a_bye_in_the_middle_of_a_fetch_loses_nothing(words: str, at: int)
 # F18: names and addresses
 
 
+@pytest.mark.fault("F18")
 async def test_a_host_that_does_not_resolve_fails_its_users_by_name_and_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -148,6 +153,7 @@ async def test_a_host_that_does_not_resolve_fails_its_users_by_name_and_no_other
     assert asked == ["gone.example", "slow.example", "slow.example", "slow.example", "good.example"]
 
 
+@pytest.mark.fault("F18")
 async def test_the_second_address_of_a_host_serves_a_whole_import(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as dead:
         dead.bind(("127.0.0.2", 0))  # bound and not listening: refused
@@ -244,6 +250,7 @@ async def listening(context: ssl.SSLContext | None, *, cut: bool = False) -> Asy
 
 
 @pytest.mark.parametrize("fault", list(CONTEXTS))
+@pytest.mark.fault("F19")
 async def test_a_server_that_is_not_who_it_should_be_never_hears_a_word(fault: str) -> None:
     """The connection is closed within the handshake: not one octet of ours comes after it."""
     wires = Wires(limits=replace(QUICK, attempts=2))
@@ -257,6 +264,7 @@ async def test_a_server_that_is_not_who_it_should_be_never_hears_a_word(fault: s
 
 
 @pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.fault("F19")
 async def test_a_handshake_that_is_cut_or_stalls_ends_within_the_deadline(cut: bool) -> None:
     deadlines: Deadlines = replace(HASTY, connect_s=0.5)
     wires = Wires(deadlines=deadlines, limits=replace(QUICK, attempts=2))

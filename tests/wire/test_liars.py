@@ -166,6 +166,7 @@ async def test_messages_that_are_counted_and_not_listed_are_told(exists: int, un
 
 
 @pytest.mark.parametrize("answer", ["OK", "NO [EXPUNGEISSUED] Some of the requested messages no longer exist."])
+@pytest.mark.fault("F23")
 async def test_a_message_expunged_while_the_mailbox_is_listed_is_no_failure(answer: str) -> None:
     async def expunge(call: Call) -> bool:
         if call.name != "UID FETCH" or "RFC822.SIZE" not in call.text:
@@ -255,6 +256,7 @@ async def test_system_flags_that_nobody_knows_are_dropped_and_told_once(caplog: 
 # UIDs
 
 
+@pytest.mark.fault("F23")
 async def test_a_source_whose_uidvalidity_changes_midway_is_read_from_the_beginning() -> None:
     async def changing(call: Call) -> bool:
         if call.name == "EXAMINE" and call.nth == 2:
@@ -394,6 +396,7 @@ async def test_a_capability_taken_back_later_changes_no_literal_under_way() -> N
     assert (result.imported, server.bodies()) == (20, bodies(20))
 
 
+@pytest.mark.fault("F8")
 async def test_data_without_end_while_a_receipt_is_awaited_takes_no_memory_and_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -425,6 +428,7 @@ async def test_data_without_end_while_a_receipt_is_awaited_takes_no_memory_and_e
     assert peak < 20_000_000
 
 
+@pytest.mark.fault("F7")
 async def test_a_server_that_never_answers_fails_its_user_within_the_deadlines_and_no_other() -> None:
     async def silent(call: Call) -> bool:
         if call.session.user == "bob" and call.name == "APPEND":
@@ -443,6 +447,7 @@ async def test_a_server_that_never_answers_fails_its_user_within_the_deadlines_a
 
 
 @pytest.mark.parametrize("name", ["AUTHENTICATE", "LIST", "CREATE", "EXAMINE", "UID FETCH"])
+@pytest.mark.fault("F7")
 async def test_silence_at_any_command_ends(name: str) -> None:
     async def silent(call: Call) -> bool:
         if call.name == name:

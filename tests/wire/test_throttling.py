@@ -29,6 +29,7 @@ def jobs(server: Server, users: list[str]) -> list[UserJob]:
         "NO Error, Maximum number of connections from this address exceeded",
     ],
 )
+@pytest.mark.fault("F17")
 async def test_connections_fall_to_what_a_host_takes_and_every_user_is_done(refusal: str, waits: list[float]) -> None:
     wires = Wires(limits=replace(QUICK, users=10, connections_per_user=2))
     for user in USERS:
@@ -51,6 +52,7 @@ async def test_connections_fall_to_what_a_host_takes_and_every_user_is_done(refu
     assert server.most_inside == 5
 
 
+@pytest.mark.fault("F16")
 async def test_a_server_that_is_unavailable_for_a_while_gets_every_message_once() -> None:
     async def unavailable(call: Call) -> bool:
         if call.name == "APPEND" and call.literal is None and 4 <= call.nth < 12:
@@ -66,6 +68,7 @@ async def test_a_server_that_is_unavailable_for_a_while_gets_every_message_once(
 
 
 @pytest.mark.parametrize("greeted", [True, False])
+@pytest.mark.fault("F16")
 async def test_a_server_that_goes_down_and_comes_back_gets_every_message_once(
     greeted: bool, waits: list[float]
 ) -> None:
@@ -87,6 +90,7 @@ async def test_a_server_that_goes_down_and_comes_back_gets_every_message_once(
 
 @pytest.mark.parametrize("offered", ["IMAP4rev1 LITERAL+ UIDPLUS", "IMAP4rev1", "IMAP4rev1 LITERAL+ MULTIAPPEND"])
 @pytest.mark.parametrize("words", ["", "BYE enough", "BYE [UNAVAILABLE] enough"])
+@pytest.mark.fault("F6")
 async def test_a_server_that_closes_after_each_few_commands_gets_every_message_once(offered: str, words: str) -> None:
     heard: Counter[Session] = Counter()
 
@@ -122,6 +126,7 @@ async def test_a_source_that_closes_after_each_few_commands_gives_every_message_
 
 
 @pytest.mark.parametrize("offered", ["IMAP4rev1 LITERAL+ UIDPLUS", "IMAP4rev1", "IMAP4rev1 LITERAL+ MULTIAPPEND"])
+@pytest.mark.fault("F17")
 async def test_one_of_three_appends_that_meets_a_limit_costs_time_and_no_message(offered: str) -> None:
     async def limit(call: Call) -> bool:
         return call.name == "APPEND" and call.literal is None and call.nth % 3 == 0 and call.no("[LIMIT] not so fast")

@@ -188,7 +188,12 @@ class MaildirDestinationSession:
     def _append(self, mailbox: Mailbox, batch: Batch) -> list[Appended | Rejected]:
         if self._writer is None or self._writer.mailbox != mailbox:
             self.close()
-            self._writer = _Writer(mailbox, self._open(mailbox), self._fsync)
+            folder = self._open(mailbox)
+            try:
+                self._writer = _Writer(mailbox, folder, self._fsync)
+            except OSError as error:
+                folder.close()
+                raise files.translated(error, folder.path) from error
         writer = self._writer
         try:
             outcomes = writer.append(batch)
@@ -223,6 +228,10 @@ class MaildirDestinationSession:
                 if status.st_size == size_in(base):
                     seconds = status.st_mtime_ns // 1_000_000_000
                     found[at] = Stored(fingerprint=wanted[at].fingerprint, internal_date=seconds, wanted=at)
+            # What a killed session has left of them: it goes again under another name, and nobody else would miss it.
+            for name in os.listdir(folder.tmp):
+                if stem_in(name) in stems:
+                    os.unlink(name, dir_fd=folder.tmp)
         except OSError as error:
             raise files.translated(error, folder.path) from error
         finally:

@@ -138,7 +138,11 @@ def _on_disk(directory: str, root: int) -> str:
 
 
 def read_small(folder: Folder, name: str, limit: int = MAX_SMALL) -> bytes | None:
-    """A control file; None, with a warning, when it is a link, no file, too large or unreadable."""
+    """A control file; None, with a warning, when it is a link, no file, too large or unreadable.
+
+    Raises:
+        Unavailable: too many open files, or no memory: without it flags would be lost and order changed.
+    """
     if folder.control < 0:
         return None
     try:
@@ -146,6 +150,8 @@ def read_small(folder: Folder, name: str, limit: int = MAX_SMALL) -> bytes | Non
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise translated(error, f"{folder.path}/{name}") from error
         logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{name}", error.strerror)
         return None
     try:
@@ -439,6 +445,9 @@ class GroupSync:
                 self._sync_now()
             except OSError as error:
                 self._failures[ticket] = error.errno or errno.EIO
+            except BaseException:
+                self._failures[ticket] = errno.EIO  # who shared it must not believe that it was done
+                raise
             finally:
                 with self._turn:
                     self._running = False
