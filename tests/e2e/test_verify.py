@@ -57,6 +57,7 @@ def maildir(folder: Path, user: str) -> Path:
 
 
 @pytest.mark.dovecot
+@pytest.mark.fault("F34")
 def test_what_a_server_altered_lost_and_holds_twice_is_named(
     dovecot: Dovecot, unique_user: str, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from typing import Any, Final
 from tests.faults.steps import Steps
 
 ALREADY: Final = (
-    *(f"aimport.cli.{name}" for name in ("import_", "main", "resume", "work")),
+    *(f"aimport.cli.{name}" for name in ("import_", "main", "resume", "verify", "work")),
     *(
         f"aimport.{name}"
         for name in ("repair", "report", "runners.local", "stores.imap", "stores.maildir", "imap.client")

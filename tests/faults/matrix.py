@@ -50,5 +50,3 @@ ALWAYS: Final = frozenset(
 """Rows with a test that never skips."""
 TOOLS: Final = frozenset({"strace", "faketime", "mounts", "loop"})
 """Fixtures that skip where a tool or a right is missing."""
-AWAITED: Final = {"F34": "verify"}
-"""Rows whose promise is that of a command that a later version brings."""

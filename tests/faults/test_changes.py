@@ -12,7 +12,8 @@ from typing import Final
 
 import pytest
 
-from aimport.model import Endpoint, Selection
+from aimport.model import Endpoint, Mailbox, Selection
+from aimport.query.terms import ALL, Term
 from aimport.results import UserResult
 from aimport.stores import files
 from aimport.stores.maildir.source import MaildirSourceSession
@@ -62,8 +63,8 @@ class Meddling(Wires):
                 done = True
                 meddle()
 
-        async def selected(session: MaildirSourceSession, mailbox: object) -> Selection:
-            selection = await select(session, mailbox)  # type: ignore[arg-type]  # as it came
+        async def selected(session: MaildirSourceSession, mailbox: Mailbox, term: Term = ALL) -> Selection:
+            selection = await select(session, mailbox, term)
             if not opened:
                 once()
             return selection

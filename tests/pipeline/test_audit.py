@@ -70,6 +70,7 @@ async def test_a_local_store_is_not_asked() -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 4, 10])
+@pytest.mark.fault("F34")
 async def test_what_the_server_acknowledged_and_lost_is_sent_once_more(lost: int) -> None:
     at = world()
     at_first(at.new, "survey", lambda: at.inbox.messages.__delitem__(slice(2, 2 + lost)))
@@ -79,6 +80,7 @@ async def test_what_the_server_acknowledged_and_lost_is_sent_once_more(lost: int
     assert result.octets == sum(map(len, bodies(10)))
 
 
+@pytest.mark.fault("F34")
 async def test_what_is_lost_again_and_again_is_told_and_its_neighbours_arrive() -> None:
     at = world()
     poison = bodies(10)[3]
@@ -152,6 +154,7 @@ async def test_a_mailbox_that_was_made_anew_meanwhile_gets_its_mail_again() -> N
     assert kept(at) == sorted(bodies(10))
 
 
+@pytest.mark.fault("F33")
 async def test_a_mailbox_that_is_gone_fails_with_the_number_of_messages_that_went_with_it() -> None:
     at = world()
     at_first(at.new, "survey", lambda: at.new.accounts["bob"].clear())
