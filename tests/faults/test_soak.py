@@ -1,8 +1,8 @@
 """Imports for as long as one likes, while clients, servers and connections are killed and somebody else delivers.
 
 Invariant: of each user every message is there once, as it was, and so is every delivery that was acknowledged.
-`make soak` runs it for ten minutes; AIMPORT_SOAK_S is how many seconds, AIMPORT_SOAK_SEED what happens. Now and then it takes
-two minutes more: a Dovecot killed between the making of its uid list's lock and the name it writes there leaves a lock
+`make soak` runs it for ten minutes; AIMPORT_SOAK_S is how many seconds, AIMPORT_SOAK_SEED what happens. Now and then it
+takes two minutes more: a Dovecot killed between the making of its uid list's lock and the name it writes there leaves a lock
 that the others take for a living one so long.
 """
 
