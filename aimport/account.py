@@ -44,6 +44,8 @@ class Run:
     query: Query
     limits: Limits = field(default_factory=Limits)
     subscribe: bool = False
+    skip_existing: bool = False
+    """`--skip-existing`: what the destination has is not sent."""
     repair: bool = False
     """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
     counters: Counters = field(default_factory=Counters)
@@ -119,11 +121,12 @@ class Work:
 
     def __contains__(self, key: object) -> bool:
         """Whether `key` has come to its end."""
-        return key in self.refused or (self.lane is not None and key in self.lane.committed)
+        lane = self.lane
+        return key in self.refused or (lane is not None and (key in lane.committed or key in lane.present))
 
     def open_keys(self) -> int:
         """Selected messages that have not come to their end."""
-        if not self.refused and (self.lane is None or not self.lane.committed):
+        if not self.refused and (self.lane is None or not (self.lane.committed or self.lane.present)):
             return len(self.selection.keys)
         return sum(1 for key in self.selection.keys if key not in self)
 

@@ -43,7 +43,7 @@ async def audit(account: Account, work: Work, lane: LaneLog, writer: Destination
         await lane.move(Position(uidvalidity=survey.uidvalidity, uidnext=1))
     missing = {uid for uid in lane.uids if survey.at(f"{survey.uidvalidity}:{uid}") is None}
     without_uid = len(lane.committed) - len(lane.uids)
-    known = len(set(lane.uids)) - len(missing)
+    known = lane.uids.distinct - len(missing)
     short = len(survey.keys) - known < without_uid
     amendments: list[Amendment] = []
     if missing or short:
@@ -87,18 +87,17 @@ async def _look_for(
     found = list(zip(asked, matched, strict=True))
     if others and any(match is not None and _given(entry) is not None for entry, match in found):
         logger.info("uids of the server are not true mailbox=%s", work.target.name)
-        return await _look_for(lane, writer, work, set(lane.uids), short=True)
+        return await _look_for(lane, writer, work, lane.uids, short=True)
     return [_amendment(entry, match) for entry, match in found if match is None or match.uid != _given(entry)]
 
 
 async def _late(lane: LaneLog, writer: DestinationSession, work: Work, survey: Survey) -> list[Amendment]:
     """Committed messages of which one more is there, with our date: a batch in doubt was stored after we had looked."""
     floor = lane.floor.uidnext
-    ours = {f"{survey.uidvalidity}:{uid}" for uid in lane.uids}
     others = {
         (size, date)
         for key, size, date in zip(survey.keys, survey.sizes, survey.dates, strict=True)
-        if key not in ours and int(key.rpartition(":")[2]) >= floor
+        if (uid := int(key.rpartition(":")[2])) >= floor and uid not in lane.uids
     }
     entries = await to_thread.run_sync(_committed, lane)
     asked = [entry for entry in entries if (_wanted(entry).fingerprint.size, entry.date) in others]

@@ -25,6 +25,7 @@ from aimport.model import (
     Unreadable,
     Wanted,
 )
+from aimport.query.facts import Fact, Facts
 from aimport.query.terms import ALL, Term
 
 
@@ -69,6 +70,16 @@ class SourceSession(Protocol):
         Raises:
             MailboxError: the mailbox cannot be read further.
             ConnectionLost: the session is over; a new one may continue.
+        """
+        ...
+
+    def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
+        """`Fact.SIZE` or `Fact.HEADER` of messages at ascending `places` of a selection, as a `selecting.Shelf` does.
+
+        Leave early with `aclosing`.
+
+        Raises:
+            MailboxError, ConnectionLost
         """
         ...
 
@@ -157,6 +168,14 @@ class DestinationSession(Protocol):
 
     async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
         """What is there at or above `since` (all of it when UIDVALIDITY is another); None: there is no such mailbox."""
+        ...
+
+    def reading(self, mailbox: Mailbox) -> AbstractAsyncContextManager[tuple[SourceSession, Mailbox]]:
+        """The same account as a source, and the mailbox as that names it. Nothing is under way meanwhile.
+
+        Raises:
+            MailboxError, ConnectionLost
+        """
         ...
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:

@@ -34,7 +34,6 @@ import stat
 import threading
 import time
 import zlib
-from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -49,6 +48,7 @@ import msgspec
 
 from aimport import seams
 from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
+from aimport.keyset import KeySet, Numbers
 from aimport.model import (
     Alike,
     Appended,
@@ -87,6 +87,8 @@ DDL: Final = (
     "CREATE INDEX log_by_user ON log (user)",
 )
 OPENED, LANE, MOVED, INTENT, OUTCOME, REJECT, RESULT, AMENDED, PRESENT = range(1, 10)
+ENDS: Final = (OUTCOME, REJECT, RESULT, PRESENT)
+"""After a message came to its end, an older result of its user tells too little."""
 
 # What an OUTCOME holds for a message beside its UID (which is never below 1).
 NO_UID, REFUSED, ABSENT = 0, -1, -2
@@ -121,6 +123,8 @@ class RunArguments:
     argv: tuple[str, ...]
     cwd: str
     settings: tuple[tuple[str, str], ...] = ()
+    moment: int = 0
+    """What relative dates of the query count from, seconds since 1970; 0: when the run began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,34 +214,6 @@ class Amendment:
     """It is there, and so is one more that may be of the same batch."""
 
 
-class CommittedKeys:
-    """Keys that the destination acknowledged, and their octets."""
-
-    __slots__ = ("_keys", "octets")
-
-    def __init__(self) -> None:
-        self._keys: set[str] = set()
-        self.octets = 0
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._keys
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def add(self, key: str, octets: int) -> None:
-        if key not in self._keys:
-            self._keys.add(key)
-            self.octets += octets
-
-    def remove(self, key: str, octets: int) -> None:
-        self._keys.remove(key)
-        self.octets -= octets
-
-
 class LaneLog:
     """What the journal knows about one source mailbox and its destination. One writer at a time."""
 
@@ -252,17 +228,19 @@ class LaneLog:
         self.destination = destination
         self.position = position
         """Where the destination mailbox stood before the lane's first message."""
-        self.committed = CommittedKeys()
+        self.committed = KeySet()
+        self.octets = 0
+        """Of committed messages."""
         self.rejected: dict[str, Rejected] = {}
         self.dropped: dict[str, tuple[str, ...]] = {}
         """Flags that the destination could not hold, of committed messages."""
         self.repaired: set[str] = set()
         """Committed keys of which other octets than the source's were stored."""
-        self.uids = array("Q")
-        """UIDs of committed messages since the last `move`, in no order."""
+        self.uids = Numbers()
+        """UIDs of committed messages since the last `move`; one that the server gave twice is there twice."""
         self.settled = False
         """Batches of it were in doubt, or may have been before the run was resumed."""
-        self.present: set[str] = set()
+        self.present = KeySet()
         """Keys of messages that the destination had before (`--skip-existing`)."""
         self.doubtful: set[str] = set()
         """Keys sent again although they may be stored: what of it is committed may be there twice."""
@@ -274,7 +252,8 @@ class LaneLog:
 
         Then the server said UIDNEXT too high, or gave the UID of an equal message that was there before (Gmail).
         """
-        truthful = self.position.uidnext <= min(self.uids, default=self.position.uidnext)
+        lowest = self.uids.lowest
+        truthful = lowest is None or self.position.uidnext <= lowest
         return self.position if truthful else Position(uidvalidity=self.position.uidvalidity, uidnext=1)
 
     @property
@@ -289,11 +268,12 @@ class LaneLog:
     def is_settled(self, key: str) -> bool:
         return key in self.committed or key in self.rejected or key in self.present
 
-    def settled_keys(self) -> Iterator[str]:
-        """Committed, present and rejected keys, each once."""
-        yield from self.committed
-        yield from (key for key in self.present if key not in self.committed)
-        yield from (key for key in self.rejected if key not in self.committed and key not in self.present)
+    @property
+    def ended(self) -> int:
+        """How many messages were committed, rejected or found present."""
+        present = sum(1 for key in self.present if key not in self.committed)
+        rejected = sum(1 for key in self.rejected if key not in self.committed and key not in self.present)
+        return len(self.committed) + present + rejected
 
     async def intent(
         self, messages: Sequence[Message], fingerprints: Sequence[Fingerprint], *, repaired: Repaired | None = None
@@ -371,7 +351,7 @@ class LaneLog:
 
     async def keep_present(self, found: Sequence[Present]) -> None:
         """Records messages that are not sent because the destination has them. Written behind."""
-        blob = _json([[each.key, each.uid or NO_UID] for each in found])
+        blob = _json([[each.key, each.held] for each in found])
         self._journal._queue_row(PRESENT, self._user, self._id, 0, blob)
         self._add_present(found)
 
@@ -393,28 +373,30 @@ class LaneLog:
 
     def _move(self, position: Position) -> None:
         self.position = position
-        del self.uids[:]
+        self.uids.clear()
 
     def entries(self) -> Iterator[Entry]:
         """What of this lane has an end, in batch order. Reads the file."""
         return self._journal.entries(self._name, self._id)
 
-    def committed_uids(self) -> set[Uid]:
-        """UIDs of committed and present messages since the last `move`: not to be matched again. Reads the file."""
-        return self._claimed()[0]
+    def claimed(self, wanted: Collection[Fingerprint]) -> tuple[Collection[int], Counter[Fingerprint]]:
+        """What at the destination belongs to committed and present messages, and is not to be matched again.
 
-    def committed_fingerprints_without_uid(self) -> Counter[Fingerprint]:
-        """Committed messages whose UID is not known, or no longer valid. Reads the file."""
-        return self._claimed()[1]
-
-    def _claimed(self) -> tuple[set[Uid], Counter[Fingerprint]]:
-        uids: set[Uid] = set()
+        Their UIDs since the last `move`; of those whose UID is not known, or no longer valid, the fingerprints, as far
+        as they may be taken for one of `wanted`. Reads the file.
+        """
+        uids = Numbers()
         others: Counter[Fingerprint] = Counter()
         for entry in self.entries():
-            if isinstance(entry.outcome, Appended | Present) and entry.outcome.uid is not None:
+            if isinstance(entry.outcome, Present):
+                validity, _, uid = entry.outcome.held.partition(":")
+                if validity == str(self.position.uidvalidity) and uid.isdecimal():
+                    uids.add(Uid(int(uid)))
+            elif isinstance(entry.outcome, Appended) and entry.outcome.uid is not None:
                 uids.add(entry.outcome.uid)
-            elif isinstance(entry.outcome, Appended) and entry.wanted is not None:
-                others[entry.wanted.fingerprint] += 1
+            elif isinstance(entry.outcome, Appended) and entry.fingerprint is not None:
+                if entry.fingerprint in wanted or entry.fingerprint.alike is not None:
+                    others[entry.fingerprint] += 1
         return uids, others
 
     def _reject_lines(self, ended: Iterable[tuple[Fingerprint | None, Appended | Rejected | None]]) -> list[bytes]:
@@ -448,9 +430,10 @@ class LaneLog:
             if each.was is not None and each.was in self.uids:
                 self.uids.remove(each.was)
             if each.uid is not None:
-                self.uids.append(each.uid)
+                self.uids.add(each.uid)
             if each.lost:
-                self.committed.remove(each.key, each.size)
+                self.committed.remove(each.key)
+                self.octets -= each.size
                 self.dropped.pop(each.key, None)
                 self.repaired.discard(each.key)
             if each.doubled:
@@ -467,9 +450,10 @@ class LaneLog:
         self.doubtful.update(keys[index] for index in doubtful)
         for size, outcome in zip(sizes, outcomes, strict=True):
             if isinstance(outcome, Appended):
-                self.committed.add(outcome.key, size)
+                if self.committed.add(outcome.key):
+                    self.octets += size
                 if outcome.uid is not None:
-                    self.uids.append(outcome.uid)
+                    self.uids.add(outcome.uid)
                 if outcome.dropped:
                     self.dropped[outcome.key] = outcome.dropped
                 if outcome.repaired is not None:
@@ -746,7 +730,7 @@ class Journal:
         await self._ask(write)
 
     def results(self) -> Iterator[UserResult]:
-        """The last recorded result of each user, in the order the users first began."""
+        """The last recorded result of each user to whom nothing happened since, in the order the users first began."""
         yield from self._kept
         last = 0
         while last >= 0 and not (self._closed and self.directory is None):
@@ -754,9 +738,10 @@ class Journal:
             yield from results
 
     def begun(self) -> Sequence[str]:
-        """Users who began and have no result: of a run that works now, or was killed."""
-        statement = "SELECT name FROM users WHERE id NOT IN (SELECT user FROM log WHERE kind=?) ORDER BY id"
-        return self._read(lambda db: [_text(name) for (name,) in db.execute(statement, (RESULT,))])
+        """Users who began and have no result, or an old one: of a run that works now, or was killed."""
+        last = f"SELECT kind FROM log WHERE user=users.id AND kind IN {ENDS} ORDER BY seq DESC LIMIT 1"
+        statement = f"SELECT name FROM users WHERE {RESULT} IS NOT ({last}) ORDER BY id"
+        return self._read(lambda db: [_text(name) for (name,) in db.execute(statement)])
 
     def lanes(self, user: str) -> Sequence[Lane]:
         """Which mailboxes of a user went where, in the order they began."""
@@ -800,8 +785,6 @@ class Journal:
                     )
             else:
                 for found in _unpack_present(data):
-                    if seq < moved.get(lane, 0):
-                        found = Present(key=found.key)
                     yield Entry(user=user, lane=lanes[lane], key=found.key, wanted=None, date=None, outcome=found)
         for number, (lane, intent) in opened.items():
             yield from self._entries(user, lanes[lane], _unpack_intent(number, intent), None)
@@ -1291,7 +1274,7 @@ def _read_lane(row: _Row, lanes: dict[int, Lane]) -> None:
 
 
 def _unpack_present(data: bytes) -> list[Present]:
-    return [Present(key=MessageKey(key), uid=Uid(uid) if uid != NO_UID else None) for key, uid in json.loads(data)]
+    return [Present(key=MessageKey(key), held=MessageKey(held)) for key, held in json.loads(data)]
 
 
 def _pack_amendments(amendments: Iterable[Amendment]) -> bytes:
@@ -1430,9 +1413,10 @@ def _first_claimed(path: Path, names: Sequence[tuple[bytes]]) -> str:
 def _results(db: sqlite3.Connection, *, after: int, path: Path) -> tuple[int, list[UserResult]]:
     """Results of the next users after that number, and the last number; -1: there are no more."""
     users = [number for (number,) in db.execute("SELECT id FROM users WHERE id>? ORDER BY id LIMIT ?", (after, CHUNK))]
-    statement = f"SELECT {COLUMNS} FROM log WHERE user=? AND kind={RESULT} ORDER BY seq DESC LIMIT 1"
+    statement = f"SELECT {COLUMNS} FROM log WHERE user=? AND kind IN {ENDS} ORDER BY seq DESC LIMIT 1"
     rows = [db.execute(statement, (number,)).fetchone() for number in users]
-    return (users[-1] if users else -1), [_unpack_result(_unsealed(row, path)[5]) for row in rows if row is not None]
+    ends = [_unsealed(row, path) for row in rows if row is not None]
+    return (users[-1] if users else -1), [_unpack_result(data) for _, kind, _, _, _, data in ends if kind == RESULT]
 
 
 def _scan(db: sqlite3.Connection, path: Path) -> _Scan:

@@ -80,7 +80,7 @@ def _message(entry: Entry) -> dict[str, object]:
                 "sha256": original.digest.hex(),
             }
     elif isinstance(outcome, Present):
-        decision, uid = "present", outcome.uid
+        decision, more["held"] = "present", outcome.held
     elif isinstance(outcome, Rejected):
         decision = "skipped" if outcome.code == VANISHED else "rejected"
         reason = f"[{outcome.code}] {outcome.text}" if outcome.code else outcome.text

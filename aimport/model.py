@@ -69,6 +69,8 @@ class Endpoint:
     """PEM file of the client's certificate and its key; empty: none is shown."""
     profile: str = ""
     """Server profile by name or file; empty: chosen by what the server says."""
+    trust_search: bool = False
+    """A server's SEARCH is asked for texts too, though it may compare them otherwise (`trust_server_search`)."""
     compress: Literal["auto", "yes", "no"] = "auto"
     """COMPRESS=DEFLATE (RFC 4978); "auto": when the link proves slow."""
     command: tuple[str, ...] = field(default=(), repr=False)
@@ -265,10 +267,11 @@ class Appended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Present:
-    """The destination had this message before (`--skip-existing`); `uid` of the one that stands for it."""
+    """The destination had this message before (`--skip-existing`)."""
 
     key: MessageKey
-    uid: Uid | None = None
+    held: MessageKey
+    """The key there of the one that stands for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

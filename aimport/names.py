@@ -19,6 +19,7 @@ from aimport.model import Mailbox
 INBOX = "INBOX"
 
 _SHIFTED = re.compile(r"&([A-Za-z0-9+,]*)-")
+_PLAIN_HEAD = re.compile(r"[A-Za-z]{0,5}")
 _PRINTABLE = re.compile(r"[\x20-\x25\x27-\x7e]+")
 
 
@@ -140,8 +141,12 @@ def matches(name: str, pattern: str, separator: str) -> bool:
     Case-sensitive but for a leading INBOX. Takes time linear in `name`, which is the server's: a
     regular expression with two wildcards takes hours for a name of a million letters.
     """
-    if _is_inbox(name[:5]) and _is_inbox(pattern[:5]) and name[5:6] in ("", separator):
-        name, pattern = name[5:], pattern[5:]
+    if _is_inbox(name[:5]) and name[5:6] in ("", separator):
+        name = INBOX + name[5:]
+        head = _PLAIN_HEAD.match(pattern)
+        assert head is not None  # it can match nothing at all, but it matches
+        if INBOX.startswith(head[0].upper()):
+            pattern = head[0].upper() + pattern[head.end() :]
     letters, any_text, any_level, end = _machine(pattern)
     wildcards = any_text | any_level
     places = 1 | (1 & wildcards) << 1  # where in the pattern we may be, a bit each

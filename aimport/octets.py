@@ -126,6 +126,18 @@ def reduced_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
         held += len(form) - len(solid)
 
 
+def header_block(begin: bytes) -> bytes:
+    """What stands before the first empty line, without any CR."""
+    lean = begin.replace(b"\r", b"")
+    end = 0 if lean.startswith(b"\n") else lean.find(b"\n\n")
+    return lean.rstrip(b"\n") if end < 0 else lean[:end]
+
+
+def reduced_header(block: bytes) -> bytes:
+    """SHA-256 of what no server changes in a `header_block`."""
+    return hashlib.sha256(block.translate(_IN_HEADER)).digest()
+
+
 def reduced_digest(pieces: Iterable[bytes]) -> bytes:
     """SHA-256 of the `reduced_pieces` of a message in wire form."""
     digest = hashlib.sha256()

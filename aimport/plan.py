@@ -9,6 +9,7 @@ becomes the `error` of its job. Jobs are made one at a time, in the order of the
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 import time
@@ -23,14 +24,14 @@ from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageEr
 from aimport.location import parse_location, system_home
 from aimport.model import Endpoint, UserJob
 from aimport.query.dates import Clock
-from aimport.query.facts import Fact, asked_by
 from aimport.query.parse import parse_query
 from aimport.query.query import Query
-from aimport.query.terms import InThread, leaves
 from aimport.users import UserList, UserRow, check_users, iter_users
 from aimport.variables import Variables, expand, wildcard
 
-LATER_SETTINGS: Final = ("mail_uid", "mail_gid", "trust_server_search", "source_daily_bytes")
+logger = logging.getLogger(__name__)
+
+LATER_SETTINGS: Final = ("mail_uid", "mail_gid", "source_daily_bytes")
 _SAMPLES: Final = ("sample1@one.example.org", "sample2@two.example.org")
 """Users that stand for all when templates are tried out."""
 _SAMPLE_CELLS: Final = {
@@ -84,6 +85,8 @@ class Plan:
     query: Query
     selection: Selection
     source_row: UserRow | None = None
+    moment: int = 0
+    """What relative dates of the query count from, seconds since 1970."""
 
 
 def make_plan(
@@ -104,9 +107,8 @@ def make_plan(
         NoSuchUser: the single user is not in the list, or has no home.
         UserError: the single user cannot be imported.
     """
-    query = parse_query(request.query, local_clock(int(time.time()) if now is None else now))
-    if InThread in map(type, leaves(query.term)) or asked_by(query.term) & (Fact.HEADER | Fact.BODY):
-        raise UsageError("search keys that read messages are not yet supported", hint="this release has the others")
+    moment = int(time.time()) if now is None else now
+    query = parse_query(request.query, local_clock(moment))
     selection = choose_users(request, settings, environ, stdin=stdin)
     _refuse_later(settings, selection)
     source_row = None
@@ -115,7 +117,11 @@ def make_plan(
             raise UsageError("-U: the name is empty")
         row = _find(selection.users, request.source_user) if selection.users else None
         source_row = row or UserRow(user=request.source_user)
-    plan = Plan(request=request, settings=settings, query=query, selection=selection, source_row=source_row)
+    for warning in query.warnings:
+        logger.warning("query: %s", warning)
+    plan = Plan(
+        request=request, settings=settings, query=query, selection=selection, source_row=source_row, moment=moment
+    )
     if selection.single is not None:
         _make_job(plan, selection.single)
     else:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final, Protocol
 
 from anyio import to_thread
 
 from aimport.query.facts import ONE_BY_ONE, STAGES, Fact, Facts, asked_by
 from aimport.query.judge import decide
-from aimport.query.terms import ALL, Leaf, MailboxGuid, Term, simplified
+from aimport.query.terms import ALL, NOTHING, And, InThread, Leaf, MailboxGuid, Not, Numbers, Or, Term, simplified
+from aimport.query.threads import Links, links, whole_threads
 
 INLINE: Final = 1000
 """So many messages are decided on the loop (a millisecond); more, and texts, in a thread."""
@@ -56,12 +58,14 @@ async def sift(term: Term, shelf: Shelf) -> list[int]:
 
     count = len(shelf)
     places: Sequence[int] = range(count)
-    term = simplified(term, known)
+    term = await _with_threads(simplified(term, known), shelf)
     if term == ALL:
         return list(places)
     selected: list[int] = []
     facts = Facts(places=places)
     asked = asked_by(term)
+    if asked & Fact.SIZE and asked & (Fact.HEADER | Fact.BODY):
+        asked = asked & ~Fact.SIZE | Fact.BODY  # which tells all three: headers are not kept from stage to stage
     for stage in STAGES:
         wanted = asked & stage
         if not places:
@@ -81,6 +85,36 @@ async def sift(term: Term, shelf: Shelf) -> list[int]:
             sure, places = await _decide(term, facts, count)
             selected += sure
     return sorted([*selected, *places])
+
+
+async def _with_threads(term: Term, shelf: Shelf) -> Term:
+    """The same with the sequence numbers of whole threads in place of each `InThread`."""
+    if isinstance(term, And | Or):
+        return simplified(type(term)(tuple([await _with_threads(each, shelf) for each in term.terms])))
+    if isinstance(term, Not):
+        return simplified(Not(await _with_threads(term.term, shelf)))
+    if not isinstance(term, InThread):
+        return term
+    some = await sift(term.term, shelf)
+    if not some:
+        return NOTHING
+    places = range(len(shelf))
+    messages: dict[int, Links] = {}
+    async with aclosing(shelf.look(places, Fact.HEADER)) as batches:
+        async for batch in batches:
+            messages.update(await to_thread.run_sync(_linked, batch))
+    async with aclosing(shelf.look(places, Fact.DATE)) as batches:
+        async for batch in batches:
+            for place, each in messages.items():
+                if not each.date and batch.dates is not None:
+                    messages[place] = replace(each, date=batch.dates[place] or 0)
+    found = await to_thread.run_sync(whole_threads, messages, some, term.algorithm)
+    return Numbers(tuple((place + 1, place + 1) for place in found))
+
+
+def _linked(batch: Facts) -> dict[int, Links]:
+    assert batch.headers is not None
+    return {place: links(batch.headers[place] or b"") for place in batch.places}
 
 
 async def _decide(term: Term, facts: Facts, count: int) -> tuple[list[int], list[int]]:

@@ -15,7 +15,8 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Final
+from functools import lru_cache
+from typing import Final, overload
 
 from anyio import to_thread
 
@@ -56,6 +57,10 @@ class FileBody:
                 self._demand_unchanged()
             yield piece
 
+    def view(self) -> FileView:
+        """The same octets by position, for whoever looks for something in them."""
+        return FileView(self)
+
     def close(self) -> None:
         with self._turn:
             self._finalizer()
@@ -83,6 +88,60 @@ class FileBody:
     def _demand_open(self) -> None:
         if not self._finalizer.alive:
             raise OSError(errno.EBADF, "the file was closed", self._name)
+
+
+class FileView:
+    """Octets of a `FileBody` by position, a few pieces of it in memory. Blocks: use it in a worker thread.
+
+    Raises:
+        OSError: by everything that reads.
+    """
+
+    def __init__(self, body: FileBody) -> None:
+        self._body = body
+        self._piece = lru_cache(maxsize=4)(self._read)
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def _read(self, number: int) -> bytes:
+        at = number * PIECE_OCTETS
+        wanted = min(PIECE_OCTETS, len(self) - at)
+        piece = self._body._read(at, wanted)
+        while len(piece) < wanted:
+            piece += self._body._read(at + len(piece), wanted - len(piece))
+        return piece
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> bytes: ...
+    def __getitem__(self, place: int | slice) -> int | bytes:
+        if isinstance(place, int):
+            return self[place : place + 1][0]
+        start, stop, _ = place.indices(len(self))
+        pieces = []
+        while start < stop:
+            number, offset = divmod(start, PIECE_OCTETS)
+            piece = self._piece(number)[offset : offset + stop - start]
+            pieces.append(piece)
+            start += len(piece)
+        return b"".join(pieces)
+
+    def find(self, wanted: bytes, start: int = 0, end: int | None = None, /) -> int:
+        """As that of bytes; `wanted` is shorter than a piece."""
+        last = len(self) if end is None else min(end, len(self))
+        while start < last:
+            number = start // PIECE_OCTETS
+            border = min((number + 1) * PIECE_OCTETS, last)
+            found = self._piece(number).find(wanted, start - number * PIECE_OCTETS, border - number * PIECE_OCTETS)
+            if found >= 0:
+                return number * PIECE_OCTETS + found
+            across = self[max(start, border - len(wanted) + 1) : min(border + len(wanted) - 1, last)].find(wanted)
+            if across >= 0:
+                return max(start, border - len(wanted) + 1) + across
+            start = border
+        return -1
 
 
 def _look(fd: int) -> tuple[int, int]:

@@ -11,36 +11,33 @@ about a size is settled by octets, so that no difference is told that is none.
 
 from __future__ import annotations
 
-import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import stamina
 from anyio import to_thread
 
-from aimport import names, octets, reconcile
+from aimport import names, reconcile
 from aimport.account import Run
-from aimport.errors import AimportError, MailboxNotFound, Retry, Scope, Status
-from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
+from aimport.errors import AimportError, Retry, Scope, Status
+from aimport.interfaces import DestinationSession
 from aimport.journal import Entry, Journal, Lane
 from aimport.model import (
     Appended,
-    Body,
     Fingerprint,
     Mailbox,
     MessageKey,
     Position,
     Stored,
     Survey,
-    Unreadable,
     UserJob,
     Wanted,
 )
 from aimport.pipeline import opened
+from aimport.reading import Seen, seen_of
 
 What = Literal["missing", "altered", "doubled"]
 TRIES: Final = 3
@@ -174,16 +171,6 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, AimportError) and error.scope is not Scope.RUN and error.retry is Retry.LATER
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A message whose octets were read at the destination."""
-
-    fingerprint: Fingerprint
-    reduced: bytes
-    wire: bool
-    """Its line ends are CRLF."""
-
-
 class _Check:
     """One try at one user."""
 
@@ -211,15 +198,12 @@ class _Check:
         lanes = self.journal.lanes(job.user)
         if not lanes:
             return
-        destination: Destination = run.stores.destination(job.destination)
-        source: Source = run.stores.source(job.destination)
-        async with run.hosts.hold((source.host, destination.host)), AsyncExitStack() as stack:
-            writer = await stack.enter_async_context(opened(destination, run))
-            reader = _Reader(stack, source, run)
+        destination = run.stores.destination(job.destination)
+        async with run.hosts.hold((destination.host,)), opened(destination, run) as writer:
             for lane in lanes:
                 entries = await to_thread.run_sync(self._committed, lane)
                 if entries:
-                    await _Mailbox(self, lane, entries, writer, reader).check()
+                    await _Mailbox(self, lane, entries, writer).check()
 
     def _committed(self, lane: Lane) -> list[Entry]:
         committed = []
@@ -230,77 +214,15 @@ class _Check:
         return committed
 
 
-class _Reader:
-    """The destination account as a source, opened when octets are first asked for."""
-
-    def __init__(self, stack: AsyncExitStack, source: Source, run: Run) -> None:
-        self._stack = stack
-        self._source = source
-        self._run = run
-        self._session: SourceSession | None = None
-        self._listed: dict[tuple[str, ...], Mailbox] = {}
-
-    async def read(self, mailbox: Mailbox, keys: Collection[MessageKey], *, reduced: bool) -> dict[MessageKey, _Held]:
-        """What of `keys` can be read."""
-        if self._session is None:
-            self._session = await self._stack.enter_async_context(opened(self._source, self._run, first=False))
-            self._listed = {_image(each): each for each in await self._session.list_mailboxes()}
-        found = self._listed.get(_image(mailbox))
-        if found is None:
-            raise MailboxNotFound(f"mailbox {mailbox.name!r} is not listed, though it is there")
-        held: dict[MessageKey, _Held] = {}
-        selection = await self._session.select(found)
-        async with aclosing(self._session.messages(selection, skip=_AllBut(keys))) as lists:
-            async for items in lists:
-                for item in items:
-                    if isinstance(item, Unreadable):
-                        continue
-                    if isinstance(item.body, bytes):
-                        wire, tidy = octets.formed(item.body)
-                        held[item.key] = _Held(
-                            octets.fingerprint(wire, tidy=tidy),
-                            octets.reduced_digest((wire,)) if reduced else b"",
-                            wire is item.body,
-                        )
-                    else:
-                        held[item.key] = await to_thread.run_sync(_measured, item.body, reduced)
-                        item.body.close()
-        return held
-
-
-def _image(mailbox: Mailbox) -> tuple[str, ...]:
-    """The name as every server compares it."""
-    return tuple(unicodedata.normalize("NFC", level) for level in mailbox.path)
-
-
-def _measured(body: Body, reduced: bool) -> _Held:
-    fingerprint = octets.measure(lambda: octets.pieces_of(body))
-    digest = octets.reduced_digest(octets.wire_pieces(octets.pieces_of(body))) if reduced else b""
-    return _Held(fingerprint, digest, fingerprint.size == len(body))
-
-
-class _AllBut:
-    """Every key that is not one of `keys`."""
-
-    def __init__(self, keys: Collection[MessageKey]) -> None:
-        self._keys = keys
-
-    def __contains__(self, key: object) -> bool:
-        return key not in self._keys
-
-
 class _Mailbox:
     """The messages of one lane at the destination."""
 
-    def __init__(
-        self, check: _Check, lane: Lane, entries: Sequence[Entry], writer: DestinationSession, reader: _Reader
-    ) -> None:
+    def __init__(self, check: _Check, lane: Lane, entries: Sequence[Entry], writer: DestinationSession) -> None:
         self._check = check
         self._verified = check.verified
         self._lane = lane
         self._entries = entries
         self._writer = writer
-        self._reader = reader
         path = names.split(lane.destination, writer.separator)
         self._mailbox = Mailbox(path=path, separator=writer.separator)
 
@@ -372,14 +294,15 @@ class _Mailbox:
             ):
                 yield at
 
-    async def _read(self, survey: Survey, places: Sequence[int]) -> dict[int, _Held]:
+    async def _read(self, survey: Survey, places: Sequence[int]) -> dict[int, Seen]:
         at = {survey.keys[place]: place for place in places}
         reduced = any(_sent(entry).alike is not None for entry in self._entries)
-        read = await self._reader.read(self._mailbox, at.keys(), reduced=reduced)
+        async with self._writer.reading(self._mailbox) as (reader, mailbox):
+            read = await seen_of(reader, await reader.select(mailbox), at.keys(), reduced=reduced)
         self._verified.read += len(read)
         return {at[key]: found for key, found in read.items()}
 
-    def _is_equal(self, entry: Entry, found: _Held) -> bool:
+    def _is_equal(self, entry: Entry, found: Seen) -> bool:
         if found.fingerprint != _sent(entry):
             return False
         if found.wire or not self._check.job.source.remote:
@@ -388,9 +311,7 @@ class _Mailbox:
             self._verified.line_ends += 1
         return True
 
-    def _match(
-        self, entries: Sequence[Entry], owners: dict[int, Entry], held: dict[int, _Held], survey: Survey
-    ) -> None:
+    def _match(self, entries: Sequence[Entry], owners: dict[int, Entry], held: dict[int, Seen], survey: Survey) -> None:
         """What is in no place, or has other octets there than were sent, is looked for among what was read."""
         stored = {
             at: Stored(fingerprint=one.fingerprint, internal_date=survey.dates[at], reduced=one.reduced)
@@ -422,7 +343,7 @@ class _Mailbox:
             else:
                 self._differs(entry, "missing", "", None)
 
-    def _rest(self, survey: Survey, owners: Collection[int], held: dict[int, _Held]) -> None:
+    def _rest(self, survey: Survey, owners: Collection[int], held: dict[int, Seen]) -> None:
         """What is there beside: one more of ours with our date, or somebody else's."""
         if not survey.uidvalidity:
             return  # nobody can tell what was there before
@@ -479,7 +400,7 @@ def _sent(entry: Entry) -> Fingerprint:
     return _wanted(entry).fingerprint
 
 
-def _is_altered(entry: Entry, found: _Held) -> bool:
+def _is_altered(entry: Entry, found: Seen) -> bool:
     """In a way that is known of servers."""
     alike = _sent(entry).alike
     return alike is not None and found.reduced == alike.digest

@@ -42,6 +42,7 @@ class Call:
     globals: Globals
     request: Request
     limits: Limits
+    skip_existing: bool
     fsync: Fsync
     journal: Path | None
     """Where runs are remembered; None: nowhere."""

@@ -24,6 +24,7 @@ def command(
     connections_per_host: int,
     max_memory: int,
     max_errors: int | None,
+    skip_existing: bool,
     fsync: Any,
     repair: str,
     journal: str | None,
@@ -35,11 +36,12 @@ def command(
 ) -> int:
     """Import mail of one, many or all users from SOURCE to below DEST_PARENT ("" for the root).
 
-    QUERY is doveadm's: ALL, or MAILBOX followed by a name or a pattern.
+    QUERY is doveadm's search language: ALL, MAILBOX INBOX SINCE 30days, SUBJECT invoice OR LARGER 1M, ...
 
     \b
     aimport import -u bob --to imaps://mail.example.com maildir:/backup/bob/Maildir "" ALL
     aimport import -F users.csv --to imaps://mail.example.com 'maildir:/backup/%d/%n/Maildir' "" ALL
+    aimport import -u bob --to maildir:/srv/bob/Maildir imapc: "" MAILBOX 'Arch*' SINCE 2020-01-01 NOT DELETED
     """
     from aimport.cli.work import journal_root, run_import, within_the_machine
 
@@ -49,6 +51,7 @@ def command(
         globals=globals_,
         request=options.request(**selection),
         limits=within_the_machine(limits(users, connections_per_user, connections_per_host, max_memory, max_errors)),
+        skip_existing=skip_existing,
         fsync=fsync,
         repair=repair == "on-reject",
         journal=None if no_journal else Path(journal_root(journal)).absolute(),

@@ -66,6 +66,8 @@ LIMITS: Final = (
                  help="Take no new users once N have failed."),
 )  # fmt: skip
 RUNNING: Final = (
+    click.option("--skip-existing", is_flag=True,
+                 help="Leave out what the destination already has; two at the source are two at the destination."),
     click.option("--fsync", type=click.Choice(["never", "batch", "each"]), default="batch", show_default=True,
                  help="Durability of local destinations; batch: durable before the journal says so."),
     JOURNAL,
@@ -78,7 +80,7 @@ RUNNING: Final = (
 )  # fmt: skip
 LATER: Final = (
     _later("--map", multiple=True), _later("--exclude", multiple=True), _later("--special-use", is_flag=True),
-    _later("--skip-existing", is_flag=True), _later("--merge"),
+    _later("--merge"),
     click.option("--order", type=click.Choice(["stored", "newest", "oldest"]), default="stored", callback=not_yet,
                  expose_value=False, hidden=True),
     _later("--first", multiple=True), _later("--link", is_flag=True), _later("--salvage", is_flag=True),

@@ -32,6 +32,7 @@ def command(
     max_errors: int | None,
     as_json: bool,
     keys: bool,
+    skip_existing: bool,
     fsync: Any,
     repair: str,
     journal: str | None,
@@ -55,6 +56,7 @@ def command(
         stores=Stores(),
         journal=memory,
         query=plan.query,
+        skip_existing=skip_existing,
         limits=limits(users, connections_per_user, connections_per_host, max_memory, max_errors),
     )
     show = _Json(keys) if as_json else _Table(keys)

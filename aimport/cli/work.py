@@ -114,6 +114,7 @@ def run_import(call: Call) -> int:
             argv=call.globals.start.typed,
             cwd=os.getcwd(),
             settings=tuple((name, str(value)) for name, value in settings.public().items()),
+            moment=plan.moment,
         )
         # All destinations are claimed before the first is touched: the later of two runs gives way, not the earlier.
         journal = Journal.create(
@@ -139,7 +140,8 @@ def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], in
         check_profiles(settings)
         if call.request.list_file == "-" and sys.stdin.isatty():
             raise UsageError("this run's user list came from standard input", hint="give it once more: < LIST")
-        return act(call, make_plan(call.request, settings, stdin=sys.stdin.buffer))
+        # Relative dates mean what they meant when the run began, or it would lose messages on the way.
+        return act(call, make_plan(call.request, settings, stdin=sys.stdin.buffer, now=kept.moment or None))
 
     try:
         os.chdir(kept.cwd)
@@ -161,12 +163,13 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         query=plan.query,
         limits=call.limits,
         subscribe=call.request.subscribe,
+        skip_existing=call.skip_existing,
         repair=call.repair,
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
         ending = await local.run_plan(_left(plan, done), run, progress=progress.choose(call.progress))
-        results = list(journal.results())
+        results = _results(journal)
         finished = (
             not ending.stopped
             and ending.failure is None
@@ -226,6 +229,11 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
         tell(f"to go on: aimport resume {report.run}")
 
 
+def _results(journal: Journal) -> list[UserResult]:
+    """Of all who began, also in an earlier process of the run."""
+    return [*journal.results(), *(_so_far(journal, user) for user in journal.begun())]
+
+
 def _so_far(journal: Journal, user: str) -> UserResult:
     """A user without a recorded end: what batches held so far."""
     ends = {(entry.lane.number, entry.key): entry for entry in journal.entries(user)}
@@ -262,7 +270,6 @@ def read_run(root: Path, names: Sequence[str]) -> RunReport:
     for name in names or (None,):
         with Journal.view(root, name) as journal:
             shown.append(journal.run)
-            results += journal.results()
-            results += (_so_far(journal, user) for user in journal.begun())
+            results += _results(journal)
     code = exit_code(results, single_user=False, stopped=False)
     return RunReport(run="+".join(shown), users=results, exit=code)

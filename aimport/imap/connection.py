@@ -100,10 +100,12 @@ class Reply:
 class Exchange:
     """One command under way. Its data must be read, or dropped with `result`: it holds up what follows."""
 
-    def __init__(self, connection: Connection, tag: str, idle_s: float, *, keep: bool) -> None:
+    def __init__(self, connection: Connection, tag: str, idle_s: float, *, keep: bool, refusable: bool = False) -> None:
         self.tag = tag
         self.idle_s = idle_s
         self.keep = keep
+        self.refusable = refusable
+        """A BAD says no more than a NO: the server does not know what was asked."""
         self.dropping = False
         """Nobody reads its data."""
         self.collecting = False
@@ -289,14 +291,20 @@ class Connection(asyncio.Protocol):
         return self._bad is not None
 
     async def start(
-        self, *words: Word, idle_s: float | None = None, keep: bool = False, switch: bool = False
+        self,
+        *words: Word,
+        idle_s: float | None = None,
+        keep: bool = False,
+        switch: bool = False,
+        refusable: bool = False,
     ) -> Exchange:
         """Sends one command; returns when the transport has all of it, before the answer is there.
 
         A synchronising literal is sent when the server asks for it; a NO before that ends
         the command and leaves the connection in step. A BAD ends the connection; `keep`: not
         before the answer to this command was read, when all under way are so. `switch`: nothing
-        is sent behind this command before what it switches on is on.
+        is sent behind this command before what it switches on is on. `refusable`: it may ask for what
+        the server does not know, and a BAD, when the server has all of it, leaves the connection in step.
 
         Raises:
             ConnectionLost
@@ -308,7 +316,9 @@ class Connection(asyncio.Protocol):
             if self._error is not None or self._bad is not None:
                 raise self._bad or self._error or AssertionError
             self._tag += 1
-            exchange = Exchange(self, f"a{self._tag}", idle_s or self.deadlines.command_s, keep=keep)
+            exchange = Exchange(
+                self, f"a{self._tag}", idle_s or self.deadlines.command_s, keep=keep, refusable=refusable
+            )
             self._moved = self._loop.time() if not self._pending else self._moved
             self._pending.append(exchange)
             if switch:
@@ -588,7 +598,7 @@ class Connection(asyncio.Protocol):
         if not exchange.sent and tagged.status == "OK":
             raise ProtocolError("the server answered OK before it had the whole command")
         self._pending.popleft()
-        if tagged.status == "BAD":
+        if tagged.status == "BAD" and not (exchange.refusable and exchange.sent):
             error = error_for("BAD", tagged.code, tagged.text, where=self.where, sentences=self.sentences)
             self._bad = self._bad or error
             exchange.bad = True

@@ -125,6 +125,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     login_failures: Count = 0
     """Refused logins after which the server bans our address; 0: not known."""
 
+    search_sizes: bool = True
+    """False: its SEARCH counts sizes with the line ends of its storage, not as RFC822.SIZE."""
     final_crlf: bool = False
     """A message must end with CRLF."""
     stores_final_crlf: bool = False

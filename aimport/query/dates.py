@@ -39,7 +39,8 @@ def _utc(_: int) -> int:
 
 
 def _utc_midnight(year: int, month: int, day: int) -> int:
-    return timegm((year, month, 1, 0, 0, 0)) + (day - 1) * 86_400
+    years, month = divmod(month - 1, 12)
+    return timegm((year + years, month + 1, 1, 0, 0, 0)) + (day - 1) * 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from aimport.query.terms import (
     Flag,
     Guid,
     Header,
+    InThread,
     Keyword,
     Larger,
     Leaf,
@@ -130,6 +131,10 @@ def _asked_by(leaf: Leaf) -> Fact:
             return Fact.SAVED
         case Dated() | Header():
             return Fact.HEADER
+        case InThread():
+            return Fact.HEADER | Fact.DATE
+        case Content(""):
+            return NONE
         case Content() | MimePart():
             return Fact.BODY
     return NONE

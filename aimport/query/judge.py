@@ -9,19 +9,24 @@ the two change places, so neither is ever wrong.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never, runtime_checkable
 
-from aimport.octets import pieces_of, wire_size
+from aimport.errors import MessageUnreadable
+from aimport.octets import pieces_of, whole, wire_size
+from aimport.query import mime, mimeparts
 from aimport.query.facts import Facts
+from aimport.query.headers import Fields, addresses, sent
+from aimport.query.mime import Octets, Part
 from aimport.query.terms import (
     DAY_S,
-    LAST,
     And,
     Content,
     Dated,
     Flag,
+    Form,
     Guid,
     Header,
     InThread,
@@ -40,7 +45,9 @@ from aimport.query.terms import (
     Smaller,
     Term,
     Uids,
+    up_to,
 )
+from aimport.query.text import normal, normal_header
 
 _LEAST: Final = -(1 << 63)
 _MOST: Final = 1 << 64
@@ -54,8 +61,9 @@ def decide(term: Term, facts: Facts, count: int) -> tuple[list[int], list[int]]:
 
     `count` is how many messages the mailbox has: the last one's sequence number.
     """
-    possible = _Judge(facts, count, sure=False).passes(term, facts.places)
-    sure = _Judge(facts, count, sure=True).passes(term, possible)
+    read = _Read(facts)
+    possible = _Judge(facts, read, count, sure=False).passes(term, facts.places)
+    sure = _Judge(facts, read, count, sure=True).passes(term, possible)
     if len(sure) == len(possible):
         return sure, []
     known = set(sure)
@@ -65,8 +73,9 @@ def decide(term: Term, facts: Facts, count: int) -> tuple[list[int], list[int]]:
 class _Judge:
     """Passes places that are sure to be selected, or that may be."""
 
-    def __init__(self, facts: Facts, count: int, *, sure: bool) -> None:
+    def __init__(self, facts: Facts, read: _Read, count: int, *, sure: bool) -> None:
         self._facts = facts
+        self._read = read
         self._count = count
         self._sure = sure
 
@@ -85,7 +94,7 @@ class _Judge:
                     rest = _without(rest, some)
             return sorted(found)
         if isinstance(term, Not):
-            other = _Judge(self._facts, self._count, sure=not self._sure)
+            other = _Judge(self._facts, self._read, self._count, sure=not self._sure)
             return _without(places, other.passes(term.term, places))
         return self._leaf(term, places)
 
@@ -96,7 +105,7 @@ class _Judge:
         facts = self._facts
         match leaf:
             case Numbers(ranges):
-                return _within(_up_to_last(ranges, self._count), [place + 1 for place in places], places)
+                return _within(up_to(ranges, self._count), [place + 1 for place in places], places)
             case Uids(ranges):
                 uids = facts.uids
                 return self._unknown(places) if uids is None else _within(ranges, [uids[at] for at in places], places)
@@ -120,8 +129,15 @@ class _Judge:
             case SaveDateKnown():
                 saved = facts.saved
                 return self._unknown(places) if saved is None else [at for at in places if saved[at] is not None]
-            case Header() | Content() | MimePart():
-                return self._unknown(places)
+            case Header():
+                return self._header(leaf, places)
+            case Content(""):
+                return list(places)
+            case Content(text, headers):
+                key = normal(text)
+                return self._parts(places, lambda message, parts: mime.holds(message, parts, key, with_headers=headers))
+            case MimePart(key):
+                return self._parts(places, lambda message, parts: mimeparts.selects(key, message, parts))
             case MailboxGuid() | MailboxName() | InThread():
                 raise AssertionError(f"{leaf} is decided before messages are looked at")
         assert_never(leaf)
@@ -167,14 +183,17 @@ class _Judge:
         """`holds` says None of a message that cannot be read: it is selected, so that reading it says why."""
         found = []
         for at in places:
-            held = holds(at)
+            try:
+                held = holds(at)
+            except (OSError, MessageUnreadable):
+                held = None
             if held or (held is None and not self._sure):
                 found.append(at)
         return found
 
     def _dated(self, leaf: Dated, places: Places) -> list[int]:
         if leaf.what == "sent":
-            return self._unknown(places)
+            return self._sent(leaf, places)
         column = self._facts.dates if leaf.what == "received" else self._facts.saved
         if column is None:
             return self._unknown(places)
@@ -195,6 +214,109 @@ class _Judge:
         found = [at for at, moment in zip(dated, moments, strict=True) if since <= moment < until]
         return sorted(found + self._unknown(unknown)) if unknown else found
 
+    def _sent(self, leaf: Dated, places: Places) -> list[int]:
+        if not self._read.headers_known:
+            return self._unknown(places)
+        since = _LEAST if leaf.since is None else leaf.since
+        until = _MOST if leaf.until is None else leaf.until
+
+        def within(at: int) -> bool | None:
+            fields = self._read.fields(at)
+            if fields is None:
+                return None
+            found = sent(fields.first("date"))
+            return since <= (found.at + found.ahead if leaf.by_day else found.at) < until
+
+        return self._each(places, within)
+
+    def _header(self, leaf: Header, places: Places) -> list[int]:
+        if not self._read.headers_known:
+            return self._unknown(places)
+        key = normal(leaf.text)
+
+        def held(at: int) -> bool | None:
+            fields = self._read.fields(at)
+            if fields is None:
+                return None
+            values = fields.values(leaf.name)
+            return bool(values) if not key else any(key in _searched(value, leaf.form) for value in values)
+
+        return self._each(places, held)
+
+    def _parts(self, places: Places, holds: Callable[[Octets, Sequence[Part]], bool]) -> list[int]:
+        if self._facts.bodies is None:
+            return self._unknown(places)
+
+        def held(at: int) -> bool | None:
+            message = self._read.message(at)
+            return None if message is None else holds(message, self._read.parts(at, message))
+
+        return self._each(places, held)
+
+
+def _searched(value: bytes, form: Form) -> str:
+    """What of a field's value a key is looked for in."""
+    if form == "squeezed":
+        value = _BLANKS.sub(b" ", value).removeprefix(b" ")
+    elif form == "addresses":
+        value = addresses(value)
+    return normal_header(value) + "\r\n"  # as in Dovecot the end of the line counts
+
+
+_BLANKS = re.compile(rb"[ \t]+")
+
+
+@runtime_checkable
+class _Viewable(Protocol):
+    """A large body that need not be whole in memory."""
+
+    def view(self) -> Octets: ...
+
+
+class _Read:
+    """Headers and bodies of a batch, each parsed once, whatever terms ask. None: it cannot be read."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._fields: dict[int, Fields | None] = {}
+        self._messages: dict[int, Octets | None] = {}
+        self._parts: dict[int, list[Part]] = {}
+
+    @property
+    def headers_known(self) -> bool:
+        return self._facts.headers is not None or self._facts.bodies is not None
+
+    def fields(self, at: int) -> Fields | None:
+        if at not in self._fields:
+            block = self._header(at)
+            self._fields[at] = None if block is None else Fields(block)
+        return self._fields[at]
+
+    def _header(self, at: int) -> bytes | None:
+        if self._facts.bodies is None:
+            assert self._facts.headers is not None
+            return self._facts.headers[at]
+        message = self.message(at)
+        if message is None or isinstance(message, bytes):
+            return message
+        end = min((found for found in (message.find(b"\n\n"), message.find(b"\n\r\n")) if found >= 0), default=None)
+        return message[: None if end is None else end + 1]
+
+    def message(self, at: int) -> Octets | None:
+        if at not in self._messages:
+            assert self._facts.bodies is not None
+            body = self._facts.bodies[at]
+            if body is None or isinstance(body, bytes):
+                self._messages[at] = body
+            else:
+                self._messages[at] = body.view() if isinstance(body, _Viewable) else whole(body)
+        return self._messages[at]
+
+    def parts(self, at: int, message: Octets) -> list[Part]:
+        if at not in self._parts:
+            self._parts[at] = mime.parts(message)
+        return self._parts[at]
+
 
 def _shifted(moments: list[int], leaf: Dated) -> list[int]:
     """What the clocks showed; only near the bounds is the zone asked."""
@@ -203,13 +325,6 @@ def _shifted(moments: list[int], leaf: Dated) -> list[int]:
     low, high = min(bounds) - 2 * DAY_S, max(bounds) + 2 * DAY_S
     offset = leaf.offset
     return [moment + offset(moment) if low < moment < high else moment for moment in moments]
-
-
-def _up_to_last(ranges: Ranges, last: int) -> Ranges:
-    """Sequence numbers with `*` as the last message: 99:* of ten messages is the tenth (RFC 9051 §9)."""
-    if not ranges or ranges[-1][1] != LAST:
-        return ranges
-    return (*ranges[:-1], (min(ranges[-1][0], last), last))
 
 
 def _within(ranges: Ranges, numbers: Sequence[int], places: Places) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from aimport import names
@@ -81,8 +82,13 @@ def parse_query(words: Sequence[str], clock: Clock | None = None) -> Query:
     if not words:
         raise UsageError("the query is empty", hint="ALL selects everything")
     parser = _Parser(words, clock or Clock(now=0))
-    term = parser.query()
-    return Query(term=term, warnings=tuple(parser.warnings))
+    query = Query(term=parser.query())
+    if query.counts and len(query.exact_names) != 1:
+        parser.warn(
+            "sequence numbers: as in doveadm a set is cut to the size of each mailbox on the way, the INBOX last;"
+            " name one MAILBOX"
+        )
+    return replace(query, warnings=tuple(parser.warnings))
 
 
 class _List:
@@ -505,8 +511,8 @@ _DATE_KEYS: Final[dict[str, tuple[Date, str]]] = {
     f"{prefix}{verb}": (what, verb) for prefix, what in _DATES for verb in ("BEFORE", "ON", "SINCE")
 }
 _PART_TEXTS: Final[dict[str, How]] = {
-    **dict.fromkeys(("TYPE", "SUBTYPE", "ENCODING", "ID", "LANGUAGE", "MD5"), "is"),
-    **dict.fromkeys(("DESCRIPTION", "LOCATION", "SUBJECT", "FROM", "TO", "CC", "BCC", "SENDER"), "contains"),
+    **dict.fromkeys(("TYPE", "SUBTYPE", "ENCODING", "ID", "LANGUAGE", "LOCATION", "MD5"), "is"),
+    **dict.fromkeys(("DESCRIPTION", "SUBJECT", "FROM", "TO", "CC", "BCC", "SENDER"), "contains"),
     **dict.fromkeys(("REPLY-TO", "IN-REPLY-TO", "MESSAGE-ID"), "contains"),
 }
 PART_KEYS: Final = (

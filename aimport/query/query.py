@@ -6,11 +6,25 @@ Names are the source's, with its own separator (as doveadm) or with `/`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aimport import names
 from aimport.model import Mailbox
-from aimport.query.terms import NOTHING, Leaf, MailboxName, Term, factors, simplified
+from aimport.query.terms import (
+    NOTHING,
+    And,
+    InThread,
+    Leaf,
+    MailboxName,
+    Not,
+    Numbers,
+    Or,
+    Term,
+    factors,
+    leaves,
+    simplified,
+    up_to,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +52,36 @@ class Query:
         terms = factors(simplified(self.term))
         return tuple(term.name for term in terms if isinstance(term, MailboxName) and not term.pattern)
 
+    @property
+    def counts(self) -> bool:
+        """Sequence numbers are asked for."""
+        return any(isinstance(leaf, Numbers) for leaf in leaves(self.term))
+
+    def after(self, count: int) -> Query:
+        """The query for the mailboxes behind one of `count` messages.
+
+        doveadm cuts sets of sequence numbers to the size of each mailbox that it looks into, for good.
+        """
+        return replace(self, term=_cut(self.term, count))
+
     def missing(self, mailboxes: Iterable[Mailbox]) -> tuple[str, ...]:
         """Those of `exact_names` that are none of `mailboxes`."""
         absent = [MailboxName(name, pattern=False) for name in self.exact_names]
         for mailbox in mailboxes:
             absent = [name for name in absent if not _matches(mailbox, name)]
         return tuple(name.name for name in absent)
+
+
+def _cut(term: Term, count: int) -> Term:
+    if isinstance(term, And | Or):
+        return type(term)(tuple(_cut(each, count) for each in term.terms))
+    if isinstance(term, Not):
+        return Not(_cut(term.term, count))
+    if isinstance(term, InThread):
+        return InThread(term.algorithm, _cut(term.term, count))
+    if isinstance(term, Numbers):
+        return Numbers(tuple((first, min(last, count)) for first, last in up_to(term.ranges, count) if first <= count))
+    return term
 
 
 def _matches(mailbox: Mailbox, wanted: MailboxName) -> bool:

@@ -282,7 +282,7 @@ def simplified(term: Term, known: Callable[[Leaf], bool | None] = lambda leaf: N
 
 
 def leaves(term: Term) -> Iterator[Leaf]:
-    """All of them; of an `InThread` itself, not what is within."""
+    """All of them; of an `InThread` itself too, and what is within."""
     if isinstance(term, Not):
         yield from leaves(term.term)
     elif isinstance(term, And | Or):
@@ -290,8 +290,17 @@ def leaves(term: Term) -> Iterator[Leaf]:
             yield from leaves(each)
     else:
         yield term
+        if isinstance(term, InThread):
+            yield from leaves(term.term)
 
 
 def factors(term: Term) -> tuple[Term, ...]:
     """Terms that must all hold."""
     return term.terms if isinstance(term, And) else (term,)
+
+
+def up_to(ranges: Ranges, last: int) -> Ranges:
+    """Sequence numbers with `*` as the last message: 99:* of ten messages is the tenth (RFC 9051 §9)."""
+    if not ranges or ranges[-1][1] != LAST:
+        return ranges
+    return (*ranges[:-1], (min(ranges[-1][0], last), last))

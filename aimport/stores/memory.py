@@ -18,6 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from aimport.errors import AimportError, MailboxChanged, MailboxNotFound, OverQuota, SourceMissing
 from aimport.flags import normalise
+from aimport.interfaces import SourceSession
 from aimport.model import (
     Appended,
     Batch,
@@ -211,6 +212,12 @@ class MemorySourceSession:
             sizes=[len(message.body) for message in messages],
         )
 
+    def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
+        wanted = set(selection.keys)
+        stored = self._mailbox(selection.mailbox)
+        messages = [each for each in stored.messages if f"{stored.uidvalidity}:{each.uid}" in wanted]
+        return _Shelf(self._store, messages).look(places, facts)
+
     async def messages(
         self, selection: Selection, *, skip: Container[str]
     ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
@@ -284,6 +291,7 @@ class _Shelf:
                 most=sizes,
                 dates={place: int(each.internal_date.timestamp()) for place, each in messages.items()},
                 saved=dict.fromkeys(batch),
+                sizes=sizes,
                 headers=bodies if Fact.HEADER in facts else None,
                 bodies=bodies if Fact.BODY in facts else None,
             )
@@ -413,6 +421,10 @@ class MemoryDestinationSession:
             dates=[int(message.internal_date.timestamp()) for message in messages],
             at={str(key): index for index, key in enumerate(keys)}.get,
         )
+
+    @asynccontextmanager
+    async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
+        yield MemorySourceSession(self._store, self._account), mailbox
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return "" if uid is None else f"{uidvalidity}:{uid}"

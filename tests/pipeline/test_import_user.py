@@ -23,7 +23,7 @@ from aimport.errors import (
     Unavailable,
 )
 from aimport.limits import LOGINS_REFUSED, Limits
-from aimport.model import ConnectionLimits, Message
+from aimport.model import ConnectionLimits, Message, Uid
 from aimport.octets import whole
 from aimport.pipeline import import_user
 from aimport.stores.memory import Event, Failure
@@ -240,6 +240,29 @@ async def test_a_delivery_by_others_in_between_is_not_taken_for_ours() -> None:
     got = multiset(world.new, "bob")
     assert got - multiset(world.old, "bob") == {("INBOX", b"Subject: new\r\n\r\n", START): 1}
     assert not multiset(world.old, "bob") - got
+
+
+async def test_a_uidvalidity_that_changes_while_batches_are_settled_loses_no_message() -> None:
+    """UIDs claimed in one mailbox say nothing of those found in the next: equal octets would count twice."""
+    world = World(limits=replace(QUICK, batch_messages=1, batches_ahead=1))
+    world.fill("bob", "INBOX", [b"Subject: twice\r\n\r\n"] * 2)
+    world.new.failures = [Failure(nth=2, error=ConnectionLost("cut"), stored=0)]
+    looked: list[Event] = []
+
+    async def rebuild(event: Event) -> None:
+        if event.verb == "find" and not looked:
+            looked.append(event)
+            mailbox = world.new.accounts["bob"][("INBOX",)]
+            mailbox.uidvalidity += 1
+            [message] = mailbox.messages
+            mailbox.messages = [replace(message, uid=Uid(9))]
+            mailbox.uidnext = 10
+
+    world.new.hook = rebuild
+    result = await world.import_("bob")
+    assert looked
+    assert result.imported == 2
+    assert multiset(world.new, "bob") == multiset(world.old, "bob")
 
 
 async def test_a_failure_that_stays_ends_the_user_with_what_was_done() -> None:

@@ -15,9 +15,11 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,7 @@ from aimport.model import (
     MessageKey,
     NotStored,
     Position,
+    Present,
     Rejected,
     Repaired,
     Uid,
@@ -79,6 +82,13 @@ async def abort(lane: LaneLog, batch: Batch) -> None:
     await lane.commit(batch, [NotStored(key=message.key) for message in batch.messages])
 
 
+def claimed(lane: LaneLog) -> tuple[set[int], Counter[Fingerprint]]:
+    """As if all fingerprints of the lane were wanted."""
+    prints = [entry.fingerprint for entry in lane.entries() if entry.fingerprint is not None]
+    uids, others = lane.claimed(prints)
+    return set(uids), others
+
+
 async def begin_lane(journal: Journal, user: str = "bob", name: str = "INBOX") -> LaneLog:
     log = await journal.begin_user(user, DEST.format(user))
     return await log.lane(name, name, FLOOR)
@@ -113,14 +123,13 @@ async def picture(journal: Journal) -> dict[str, object]:
         for place, lane in log.lanes.items():
             seen[f"{user} {place}"] = (
                 sorted(lane.committed),
-                lane.committed.octets,
+                lane.octets,
                 lane.rejected,
                 lane.dropped,
                 lane.open_batches,
                 lane.position,
                 lane.maybe_duplicate,
-                lane.committed_uids(),
-                lane.committed_fingerprints_without_uid(),
+                claimed(lane),
             )
     return seen
 
@@ -209,11 +218,12 @@ async def test_memory_and_file_tell_the_same_after_reopen(tmp_path: Path) -> Non
     log = await again.begin_user("bob", DEST.format("bob"))
     lane = log.lanes["INBOX", "INBOX"]
     assert sorted(lane.committed) == [f"1700000000:{number}" for number in (0, 1, 2, 3, 5, 6, 8)]
-    assert lane.committed.octets == sum(100 + number for number in (0, 1, 2, 3, 5, 6, 8))
+    assert lane.octets == sum(100 + number for number in (0, 1, 2, 3, 5, 6, 8))
     assert lane.rejected["1700000000:4"].code == "TOOBIG"
     assert lane.dropped == {"1700000000:5": ("$odd",)}
-    assert lane.committed_uids() == {100, 101, 102, 103, 110}
-    assert sum(lane.committed_fingerprints_without_uid().values()) == 2
+    uids, others = claimed(lane)
+    assert uids == {100, 101, 102, 103, 110}
+    assert others.total() == 2
     assert [batch.keys for batch in lane.open_batches] == [("1700000000:20", "1700000000:21")]
     assert lane.open_batches[0].dates == (1_000_000_020, 1_000_000_021)
     assert log.result == UserResult(user="bob", status="failed", found=1, skipped={"unfinished": 1})
@@ -250,7 +260,7 @@ async def test_a_batch_whose_settling_was_cancelled_has_one_outcome_and_the_run_
         await settling
     for opened in lane.open_batches:  # as the next try would
         await lane.settle(opened.number, {0: Uid(5)})
-    assert lane.committed_uids() == {5}
+    assert claimed(lane)[0] == {5}
     await journal.close(finished=False)
     again = Journal.reopen(tmp_path, None)
     assert list((await begin_lane(again)).committed) == [messages[0].key]
@@ -270,7 +280,7 @@ async def test_a_batch_without_outcome_is_open_in_the_same_process(tmp_path: Pat
     retry = await lane.intent(messages[:1], prints[:1])
     await lane.commit(retry, stored(messages[:1], 6))
     assert lane.maybe_duplicate == 1
-    assert lane.committed_uids() == {5, 6}
+    assert claimed(lane)[0] == {5, 6}
     await journal.close(finished=True)
 
 
@@ -282,8 +292,8 @@ async def test_after_a_move_old_uids_are_matched_by_content(tmp_path: Path) -> N
     await lane.move(Position(uidvalidity=8, uidnext=1))
     more, more_prints = some(1, 10)
     await lane.commit(await lane.intent(more, more_prints), stored(more, 1))
-    assert lane.committed_uids() == {1}
-    assert set(lane.committed_fingerprints_without_uid()) == set(prints)
+    assert claimed(lane)[0] == {1}
+    assert set(claimed(lane)[1]) == set(prints)
     await journal.close(finished=False)
     again = Journal.reopen(tmp_path, journal.run)
     log = await again.begin_user("bob", DEST.format("bob"))
@@ -600,7 +610,8 @@ async def test_rejects_are_one_line_each_and_follow_what_happens_later(tmp_path:
     assert lane.rejected[messages[0].key].code == "TOOBIG"
     await lane.commit(await lane.intent(messages[:1], prints[:1]), stored(messages[:1]))
     assert messages[0].key not in lane.rejected
-    assert sorted(lane.settled_keys()) == sorted([*(message.key for message in messages), "odd\udcff"])
+    assert lane.ended == len(messages) + 1
+    assert all(lane.is_settled(key) for key in [*(message.key for message in messages), "odd\udcff"])
     await again.close(finished=True)
     kept = [json.loads(line)["key"] for line in path.read_bytes().splitlines()]
     assert kept == [messages[1].key, "odd\udcff"]
@@ -617,6 +628,24 @@ async def test_a_lost_rejects_file_is_written_again(tmp_path: Path) -> None:
     path.unlink()
     await Journal.reopen(tmp_path, None).close(finished=False)
     assert path.read_bytes() == before
+
+
+async def test_a_result_is_old_once_a_message_came_to_its_end_behind_it(tmp_path: Path) -> None:
+    """A resume is killed, the next is stopped before it comes to this user: the first result tells too little."""
+    journal = create(tmp_path)
+    lane = await begin_lane(journal)
+    messages, prints = some(2)
+    await journal.finish_user("bob", UserResult(user="bob", status="stopped"))
+    assert not journal.begun()
+    batch = await lane.intent(messages, prints)
+    assert [result.user for result in journal.results()] == ["bob"]
+    await lane.commit(batch, stored(messages))
+    assert not list(journal.results())
+    assert journal.begun() == ["bob"]
+    await journal.finish_user("bob", UserResult(user="bob", status="done", imported=2))
+    assert [result.imported for result in journal.results()] == [2]
+    assert not journal.begun()
+    await journal.close(finished=True)
 
 
 async def test_the_last_result_of_a_user_counts(tmp_path: Path) -> None:
@@ -1078,3 +1107,70 @@ async def test_any_changed_bit_leaves_the_same_journal_or_a_clean_refusal(tmp_pa
     same, refused = await damaged_copies(tmp_path / "b", files, run, expected, spots)
     assert same > 20
     assert refused > 20
+
+
+# --- formats
+
+
+async def test_a_journal_of_the_format_before_is_read_as_it_is_and_migrated_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    journal = create(tmp_path)
+    lane = await begin_lane(journal)
+    messages, prints = some(3)
+    batch = await lane.intent(messages, prints)
+    await lane.commit(batch, [Appended(key=message.key, uid=Uid(7)) for message in messages])
+    await journal.close(finished=False)
+    path = tmp_path / journal.run / "journal.sqlite"
+
+    def version() -> int:
+        with closing(sqlite3.connect(path)) as db:
+            found: int = db.execute("PRAGMA user_version").fetchone()[0]
+            return found
+
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version=1")
+    with Journal.view(tmp_path, journal.run) as seen:
+        assert len(list(seen.entries("bob"))) == 3
+    assert version() == 1, "whoever only looks writes nothing"
+    reopened = Journal.reopen(tmp_path, journal.run)
+    known = (await reopened.begin_user("bob", DEST.format("bob"))).lanes
+    assert [len(each.committed) for each in known.values()] == [3]
+    await reopened.close(finished=False)
+    assert version() == module.SCHEMA
+
+
+async def test_what_an_audit_amended_and_what_was_present_reads_back(tmp_path: Path) -> None:
+    journal = create(tmp_path)
+    lane = await begin_lane(journal)
+    messages, prints = some(4)
+    batch = await lane.intent(messages, prints)
+    await lane.commit(batch, [Appended(key=each.key, uid=Uid(7 + at)) for at, each in enumerate(messages)])
+    keys = [message.key for message in messages]
+    amendment = partial(module.Amendment, number=batch.number)
+    await lane.amend(
+        [
+            amendment(index=0, key=keys[0], size=prints[0].size, was=Uid(7), uid=None, lost=True),
+            amendment(index=1, key=keys[1], size=prints[1].size, was=Uid(8), uid=Uid(80)),
+            amendment(index=2, key=keys[2], size=prints[2].size, was=Uid(9), uid=Uid(9), doubled=True),
+        ]
+    )
+    await lane.keep_present([Present(key=MessageKey("9:9"), held=MessageKey("5:5"))])
+
+    def told(lane: LaneLog) -> object:
+        committed = (set(lane.committed), lane.octets)
+        return committed, set(lane.present), lane.maybe_duplicate, sorted(lane.uids), set(lane.claimed(set())[0])
+
+    before = told(lane)
+    assert before == (
+        (set(keys[1:]), sum(each.size for each in prints[1:])), {"9:9"}, 1, [9, 10, 80], {9, 10, 80}
+    )  # fmt: skip
+    await journal.close(finished=False)
+    reopened = Journal.reopen(tmp_path, journal.run)
+    [again] = (await reopened.begin_user("bob", DEST.format("bob"))).lanes.values()
+    assert told(again) == before
+    ends = {entry.key: entry.outcome for entry in reopened.entries("bob")}
+    assert keys[0] not in ends, "it is sent again"
+    assert ends[keys[1]] == Appended(key=keys[1], uid=Uid(80))
+    assert ends[MessageKey("9:9")] == Present(key=MessageKey("9:9"), held=MessageKey("5:5"))
+    await reopened.close(finished=False)

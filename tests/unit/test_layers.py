@@ -24,6 +24,7 @@ FORBIDDEN = {
     "imap": {"stores", "pipeline", "journal", "runners", "cli", "plan", "config"},
     "account": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "copying": {"pipeline", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
+    "existing": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "auditing": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "pipeline": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "verify": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},

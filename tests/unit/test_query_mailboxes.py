@@ -33,7 +33,7 @@ ALL = (INBOX, SENT, ARCH, YEAR, DRAFTS)
         (["MAILBOX", "Arch.%"], (YEAR,)),
         (["MAILBOX", "%/%"], (YEAR,)),
         (["MAILBOX", "%"], (INBOX, SENT, ARCH, DRAFTS)),
-        (["MAILBOX", "inb*"], ()),
+        (["MAILBOX", "inb*"], (INBOX,)),
         (["MAILBOX", "inbox*"], (INBOX,)),
         (["MAILBOX", "Entwürfe"], (DRAFTS,)),
         (["MAILBOX", "Entw&APw-rfe"], ()),

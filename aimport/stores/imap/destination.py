@@ -39,6 +39,7 @@ from aimport.imap.fragments import Sink
 from aimport.imap.link import link_is_slow
 from aimport.imap.profiles import Profile
 from aimport.imap.responses import Exists, Fetch, Quota, Tagged, append_uids, date_time
+from aimport.interfaces import SourceSession
 from aimport.model import (
     Appended,
     Batch,
@@ -66,6 +67,7 @@ from aimport.stores.imap.account import (
     uidvalidity_of,
     without,
 )
+from aimport.stores.imap.source import ImapSourceSession
 from aimport.stores.keys import UidKeys
 
 logger = logging.getLogger(__name__)
@@ -264,10 +266,13 @@ class ImapDestinationSession(Session):
         try:
             yield reply
         finally:
-            # CLOSE expunges nothing of a mailbox opened by EXAMINE (RFC 9051 §6.4.1).
-            with suppress(ConnectionLost):
-                leave = b"UNSELECT" if "UNSELECT" in self._connection.capabilities else b"CLOSE"
-                (await self._connection.start(leave)).drop()
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """CLOSE expunges nothing of a mailbox opened by EXAMINE (RFC 9051 §6.4.1)."""
+        with suppress(ConnectionLost):
+            leave = b"UNSELECT" if "UNSELECT" in self._connection.capabilities else b"CLOSE"
+            (await self._connection.start(leave)).drop()
 
     async def position(self, mailbox: Mailbox) -> Position | None:
         try:
@@ -360,6 +365,17 @@ class ImapDestinationSession(Session):
                 return Survey(uidvalidity=validity, keys=keys, sizes=sizes, dates=dates, at=keys.at)
         except MailboxNotFound:
             return None
+
+    @asynccontextmanager
+    async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
+        """Over this connection: some accounts have no second one."""
+        await self._in_step()
+        name = self._name(mailbox)
+        session = ImapSourceSession(Link(self._connection, self._namespace, self._profile))
+        try:
+            yield session, replace(mailbox, native=name.decode("latin-1"))
+        finally:
+            await self._leave()
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return "" if uid is None else f"{uidvalidity}:{uid}"

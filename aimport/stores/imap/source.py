@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -29,16 +30,37 @@ from aimport.errors import (
     UserError,
 )
 from aimport.imap.answers import clean
-from aimport.imap.commands import uid_sets
-from aimport.imap.connection import Exchange
-from aimport.imap.responses import Exists, Expunge, Fetch, Listed, Tagged, date_time
+from aimport.imap.commands import Word, uid_sets
+from aimport.imap.connection import Exchange, Reply
+from aimport.imap.responses import (
+    Esearch,
+    Exists,
+    Expunge,
+    Fetch,
+    Flags,
+    Listed,
+    Search,
+    Tagged,
+    date_time,
+    uid_set,
+)
 from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Selection, Unreadable
-from aimport.query.facts import Fact, asked_by
+from aimport.query.facts import NONE, Fact, Facts, asked_by
 from aimport.query.terms import ALL, Term
 from aimport.selecting import sift
 from aimport.spool import Spool
-from aimport.stores.imap.account import UNSELECTABLE, Account, Session, decoded, native_name, uidvalidity_of, without
+from aimport.stores.imap.account import (
+    UNSELECTABLE,
+    Account,
+    Link,
+    Session,
+    decoded,
+    native_name,
+    uidvalidity_of,
+    without,
+)
 from aimport.stores.imap.listing import ImapShelf, Listing, listable
+from aimport.stores.imap.search import MAX_NUMBER, Server, program
 from aimport.stores.keys import UidKeys, only
 
 logger = logging.getLogger(__name__)
@@ -58,13 +80,22 @@ class ImapSource(Account):
     async def open(self) -> AsyncGenerator[ImapSourceSession]:
         link = await self.link()
         try:
-            yield ImapSourceSession(link)
+            yield ImapSourceSession(link, trusted=self.endpoint.trust_search)
         finally:
             await link.connection.close()
 
 
+SEARCH_WITH_EXTENSIONS: Final = 2
+"""What the server is asked to search for: with texts and extensions, then keys of RFC 3501, then nothing."""
+
+
 class ImapSourceSession(Session):
-    """Reads one account over one connection."""
+    """Reads one account over one connection. `trusted`: its SEARCH compares texts as we would."""
+
+    def __init__(self, link: Link, *, trusted: bool = False) -> None:
+        super().__init__(link)
+        self._trusted = trusted
+        self._search_level = SEARCH_WITH_EXTENSIONS
 
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         reply = await self._connection.command(b"LIST", b'""', b'"*"')
@@ -96,17 +127,65 @@ class ImapSourceSession(Session):
         reply = await self._examine(mailbox, native_name(mailbox))
         validity = uidvalidity_of(reply)
         held = next((exists.number for exists in reversed(reply.of(Exists))), 0)
-        listing, unlisted = await self._listing(mailbox, held, asked_by(term) & self._listable())
+        found = await self._search(term, reply, held) if held and term != ALL else None
+        left, uids = (term, None) if found is None else found
+        listing, unlisted = await self._listing(mailbox, held, asked_by(left) & self._listable(), uids)
         all_ = Selection(mailbox=mailbox, keys=UidKeys(validity, listing.uids), sizes=listing.sizes, unlisted=unlisted)
-        if term == ALL:
+        if left == ALL:
             return all_
-        return only(all_, await sift(term, ImapShelf(self, all_, listing)))
+        return only(all_, await sift(left, ImapShelf(self, all_, listing)))
+
+    async def _search(self, term: Term, examined: Reply, held: int) -> tuple[Term, Sequence[int]] | None:
+        """UIDs that the server finds for as much of `term` as it can decide, and what is left; None: it is not asked.
+
+        A server that refuses is asked once more without texts and extensions, and then no more in this session.
+        """
+        while self._search_level:
+            asked = program(term, self._as_known(examined))
+            if asked is None:
+                return None
+            words: list[Word] = [b"UID SEARCH"]
+            if "ESEARCH" in self._connection.capabilities:
+                words.append(b"RETURN (ALL)")
+            if asked.charset:
+                words.append(b"CHARSET UTF-8")
+            exchange = await self._connection.start(*words, *asked.words, refusable=True)
+            reply = await exchange.reply()
+            if reply.ok:
+                return asked.left, _found(reply, held)
+            error = self._refusal(reply.tagged, "SEARCH", MailboxError)
+            if error.retry is Retry.LATER and reply.tagged.status != "BAD":
+                raise error
+            self._search_level -= 1
+            logger.info("search refused host=%s text=%s", self._connection.where, clean(reply.tagged.text))
+        return None
+
+    def _as_known(self, examined: Reply) -> Server:
+        uidnext = examined.code("UIDNEXT")
+        return Server(
+            offered=self._connection.capabilities,
+            keywords=[flag for each in examined.of(Flags) for flag in each.flags if not flag.startswith("\\")],
+            uidnext=int(uidnext) if uidnext is not None and uidnext.isdecimal() else MAX_NUMBER,
+            trusted=self._trusted and not self._profile.search_unreliable,
+            reliable=not self._profile.search_unreliable,
+            sizes=self._profile.search_sizes,
+            guids=self._profile.name == "dovecot",
+            extensions=self._search_level == SEARCH_WITH_EXTENSIONS,
+            now=int(time.time()),
+        )
 
     def _listable(self) -> Fact:
         return listable(self._connection.capabilities, dovecot=self._profile.name == "dovecot")
 
-    async def _listing(self, mailbox: Mailbox, held: int, wanted: Fact) -> tuple[Listing, int]:
-        """UIDs and sizes of all messages, ascending, with what else is wanted; and how many are not named."""
+    async def _listing(
+        self, mailbox: Mailbox, held: int, wanted: Fact, some: Sequence[int] | None = None
+    ) -> tuple[Listing, int]:
+        """UIDs and sizes of all messages, or of `some`, ascending, with what else is wanted.
+
+        And how many of all are not named.
+        """
+        if some is not None:
+            return await self._listing_of(mailbox, some, wanted), 0
         listing = Listing(wanted)
         # A range of sequence numbers must not be empty: Dovecot answers BAD to 1:* of an empty mailbox.
         if held:
@@ -141,9 +220,39 @@ class ImapSourceSession(Session):
                 raise self._refusal(tagged, f"FETCH sizes of {mailbox.name}", MailboxError)
         return listing, max(0, held - len(listing.uids))
 
-    async def messages(
-        self, selection: Selection, *, skip: Container[str]
-    ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
+    async def _listing_of(self, mailbox: Mailbox, uids: Sequence[int], wanted: Fact) -> Listing:
+        """Of messages that a search has found; what is not named is gone."""
+        listing = Listing(wanted)
+        sets = iter(uid_sets(uids, octets=self.set_octets))
+        under_way: deque[Exchange] = deque()
+        named: dict[int, Fetch] = {}
+        asked_for = set(uids)
+        try:
+            while True:
+                while len(under_way) < WINDOWS_AHEAD and (words := next(sets, None)) is not None:
+                    under_way.append(await self._connection.start(b"UID FETCH", words, listing.items))
+                if not under_way:
+                    break
+                while responses := await under_way[0].responses():
+                    for fetch in responses:
+                        if isinstance(fetch, Fetch) and fetch.uid in asked_for:
+                            known = named.get(fetch.uid)
+                            if known is None or known.size is None:  # flags that changed just now have no size
+                                named[fetch.uid] = fetch
+                tagged = await under_way.popleft().result()
+                if tagged.status != "OK" and tagged.code != "EXPUNGEISSUED":
+                    raise self._refusal(tagged, f"FETCH sizes of {mailbox.name}", MailboxError)
+        finally:
+            for exchange in under_way:
+                exchange.drop()
+        for uid in sorted(named):
+            listing.uids.append(uid)
+            listing.sizes.append(named[uid].size or 0)
+            listing.note(len(listing.uids) - 1, named[uid])
+        return listing
+
+    async def _open(self, selection: Selection) -> UidKeys:
+        """Opens its mailbox, as it was when it was selected."""
         keys = selection.keys
         assert isinstance(keys, UidKeys), "a selection belongs to the store that made it"
         reply = await self._examine(selection.mailbox, native_name(selection.mailbox))
@@ -151,6 +260,22 @@ class ImapSourceSession(Session):
             raise MailboxChanged(
                 f"{self._connection.where}: {selection.mailbox.name}: UIDVALIDITY changed while it was read"
             )
+        return keys
+
+    async def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
+        if Fact.SIZE in facts:
+            yield Facts(places=places, sizes={place: selection.sizes[place] for place in places})
+            return
+        listing = Listing(NONE)
+        listing.uids = (await self._open(selection)).uids
+        async with aclosing(ImapShelf(self, selection, listing).look(places, facts)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def messages(
+        self, selection: Selection, *, skip: Container[str]
+    ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
+        keys = await self._open(selection)
         seen = _Seen(sizes_count=self._profile.fetch_whole != "RFC822")
         windows = _windows(keys, selection.sizes, skip, seen)
         under_way: deque[tuple[_Window, Exchange]] = deque()
@@ -257,6 +382,22 @@ class ImapSourceSession(Session):
 def _room_for_another(under_way: Sequence[tuple[_Window, Exchange]]) -> bool:
     """Whether one more window may be asked for; a large message is awaited before more is asked for."""
     return not under_way or (len(under_way) < WINDOWS_AHEAD and not under_way[-1][0].large)
+
+
+def _found(reply: Reply, held: int) -> list[int]:
+    """UIDs that a search has found, ascending.
+
+    Raises:
+        ProtocolError: more than the mailbox holds.
+    """
+    found = {number for each in reply.of(Search) for number in each.numbers}
+    for each in reply.of(Esearch):
+        for name, value in each.items:
+            if name == "ALL" and value:
+                found.update(uid_set(value, limit=held + 1))
+    if len(found) > held:
+        raise ProtocolError(f"a search found {len(found)} of {held} messages")
+    return sorted(found)
 
 
 async def _take_headers(exchange: Exchange, found: dict[int, bytes]) -> Tagged:

@@ -23,7 +23,7 @@ from anyio import from_thread, to_thread
 
 from aimport.errors import AimportError, MailboxNotFound, MessageUnreadable, SourceMissing
 from aimport.flags import MAX_LETTERS, SYSTEM_FLAGS, is_keyword, to_letters
-from aimport.interfaces import Settled
+from aimport.interfaces import Settled, SourceSession
 from aimport.model import (
     Appended,
     Batch,
@@ -57,6 +57,7 @@ from aimport.stores.maildir.names import (
     wire_size_in,
     with_subscription,
 )
+from aimport.stores.maildir.source import MaildirSourceSession
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,10 @@ class MaildirDestinationSession:
 
     async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
         return await to_thread.run_sync(self._survey, mailbox)
+
+    @asynccontextmanager
+    async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
+        yield MaildirSourceSession(self._layout), mailbox
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return stem(wanted.run, wanted.number, wanted.created_us, wanted.index)

@@ -112,6 +112,10 @@ class MaildirSourceSession:
             return listing.selection
         return listing.only(await sift(term, MaildirShelf(self._layout, listing)))
 
+    def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
+        assert isinstance(selection, MaildirSelection), "a selection belongs to the store that made it"
+        return MaildirShelf(self._layout, Listing(selection=selection, uids={}, uidlist=b"")).look(places, facts)
+
     async def messages(
         self, selection: Selection, *, skip: Container[str]
     ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
