@@ -65,7 +65,7 @@ def test_a_bit_anywhere_in_a_journal_leaves_a_resume_that_ends_well_or_touches_n
     for name in ("journal.sqlite", "journal.sqlite-wal", "mark", "run.json"):
         whole = (folder / "journal.kept" / directory.name / name).read_bytes()
         used = [at for at, octet in enumerate(whole) if octet]
-        for at in [*draw.sample(used, min(len(used), 14)), *range(0, len(whole), len(whole) // 5 + 1)]:
+        for at in [*draw.sample(used, min(len(used), 9)), *range(0, len(whole), len(whole) // 5 + 1)]:
             shutil.rmtree(folder / "journal")
             shutil.rmtree(folder / "to")
             shutil.copytree(folder / "journal.kept", folder / "journal")
@@ -78,7 +78,7 @@ def test_a_bit_anywhere_in_a_journal_leaves_a_resume_that_ends_well_or_touches_n
             except AssertionError as error:
                 error.add_note(f"{name}, octet {at}")
                 raise
-    assert outcomes.count(True) > 10 and outcomes.count(False) > 5
+    assert outcomes.count(True) > 7 and outcomes.count(False) > 3
 
 
 def without_log(directory: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_bug_at_any_step_of_a_user_ends_that_user_alone_and_shows_nothing(
     ]  # fmt: skip
     expected = mail.in_maildir(folder / "from" / "bob")
     codes: dict[int, int] = {}
-    for number in itertools.count(1, 2):
+    for number in itertools.count(1, 4):
         shutil.rmtree(folder / "to", ignore_errors=True)
         shutil.rmtree(folder / "journal", ignore_errors=True)
         # Not `sync`: one serves all users.
@@ -210,4 +210,4 @@ def test_a_bug_at_any_step_of_a_user_ends_that_user_alone_and_shows_nothing(
         except AssertionError as error:
             error.add_note(f"at step {number}: {done.code} {done.err}")
             raise
-    assert codes[70] > 10
+    assert codes[70] > 5

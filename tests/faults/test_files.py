@@ -80,7 +80,7 @@ ONE: Final = frozenset({65, 75})
 
 
 @pytest.mark.fault("F9", "F11", "F12")
-@pytest.mark.parametrize(("error", "every"), [("ENOSPC", 1), ("EROFS", 4), ("EDQUOT", 4)])
+@pytest.mark.parametrize(("error", "every"), [("ENOSPC", 2), ("EROFS", 7), ("EDQUOT", 5)])
 def test_a_destination_that_fails_from_any_write_on_loses_nothing(
     error: str, every: int, forks: Forks, folder: Path
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_destination_that_fails_from_any_write_on_loses_nothing(
 
 
 @pytest.mark.fault("F9")
-@pytest.mark.parametrize(("error", "every"), [("ENOSPC", 1), ("EIO", 3)])
+@pytest.mark.parametrize(("error", "every"), [("ENOSPC", 2), ("EIO", 4)])
 def test_a_journal_that_fails_from_any_write_on_stops_the_run(
     error: str, every: int, forks: Forks, folder: Path
 ) -> None:
@@ -105,7 +105,7 @@ def test_one_write_that_fails_costs_its_message_or_its_mailbox(forks: Forks, fol
     """Also a sync: what was written before it is not trusted."""
     job = Job(folder=folder)
     steps = Steps(ops=WRITES, at=0, deed="EIO", below=str(job.to))
-    assert fail_at_each(job, forks, steps, codes=ONE, every=2)[65] > 3
+    assert fail_at_each(job, forks, steps, codes=ONE, every=3)[65] > 2
 
 
 @pytest.mark.fault("F10")
@@ -113,8 +113,8 @@ def test_one_look_at_the_source_that_fails_costs_its_message_or_its_mailbox(fork
     job = Job(folder=folder)
     before = sorted((folder / "from").rglob("*"))
     steps = Steps(ops=tuple(READS), at=0, deed="EIO", below=str(folder / "from"))
-    seen = fail_at_each(job, forks, steps, codes=ONE)
-    assert seen[65] >= job.expected.total()
+    seen = fail_at_each(job, forks, steps, codes=ONE, every=2)
+    assert seen[65] >= job.expected.total() // 2
     assert sorted((folder / "from").rglob("*")) == before
 
 

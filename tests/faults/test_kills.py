@@ -71,7 +71,7 @@ def killed_on_the_way_into_a_server(forks: Forks, folder: Path, dovecot: Dovecot
 def test_a_kill_at_a_journal_record_of_an_import_into_a_server_loses_and_doubles_nothing(
     forks: Forks, folder: Path, dovecot: Dovecot
 ) -> None:
-    killed_on_the_way_into_a_server(forks, folder, dovecot, every=2)
+    killed_on_the_way_into_a_server(forks, folder, dovecot, every=3)
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def one_message(folder: Path, unique_user: str) -> Job:
 def test_a_kill_within_the_octets_of_an_append_loses_and_doubles_nothing(
     one_message: Job, forks: Forks, dovecot: Dovecot
 ) -> None:
-    assert killed_at_octets(one_message, forks, dovecot, every=4) > 20
+    assert killed_at_octets(one_message, forks, dovecot, every=6) > 10
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def many_users(folder: Path, users: int) -> None:
 
 
 @pytest.mark.fault("F29")
-@pytest.mark.parametrize(("descriptors", "code"), [(64, 0), (48, 0), (47, 78)])
+@pytest.mark.parametrize(("descriptors", "code"), [(48, 0), (47, 78)])
 def test_few_file_descriptors_are_enough_or_nothing_is_begun(
     descriptors: int, code: int, forks: Forks, folder: Path
 ) -> None:

@@ -31,7 +31,7 @@ ANY: Final = tuple(CHANGES + READS)
 @pytest.mark.fault("F25", "F26")
 @pytest.mark.parametrize(
     ("signals", "every"),
-    [("SIGTERM", 3), ("SIGINT", 7), ("SIGHUP", 11), ("SIGTERM SIGTERM", 5), ("SIGINT SIGINT", 11)],
+    [("SIGTERM", 5), ("SIGINT", 9), ("SIGHUP", 13), ("SIGTERM SIGTERM", 9), ("SIGINT SIGINT", 13)],
 )
 def test_a_signal_at_any_step_stops_and_a_resume_goes_on(signals: str, every: int, forks: Forks, folder: Path) -> None:
     """At any file operation from the first to the last: while it begins, works, ends and reports."""

@@ -2,8 +2,8 @@
 
 Invariant: of each user every message is there once, as it was, and so is every delivery that was acknowledged.
 `make soak` runs it for ten minutes; AIMPORT_SOAK_S is how many seconds, AIMPORT_SOAK_SEED what happens. Now and then it
-takes two minutes more: a Dovecot that was killed just when it had made the lock of its uid list, and not written whose
-it is, leaves a lock that the next one waits for so long (seen).
+takes two minutes more: a Dovecot killed between the making of its uid list's lock and the name it writes there leaves
+a lock that the others take for a living one so long.
 """
 
 from __future__ import annotations
@@ -162,6 +162,9 @@ class Soak:
             {seen: count for seen, count in held.items() if seen.digest in set(map(mail.digest, deliveries.sent))}
         )
         ours = held - theirs
+        for name, some in (("lost", self.expected - ours), ("doubled", ours - self.expected)):
+            for seen in sorted(some, key=lambda seen: seen.digest)[:3]:
+                print(f"{self.target.name}: {name}: {seen}")
         self.figures.lost += self.expected - ours
         self.figures.doubled += ours - self.expected
         there = Counter(seen.digest for seen in theirs.elements())

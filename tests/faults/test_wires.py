@@ -137,7 +137,7 @@ async def cut_answers(dovecot: Dovecot, user: str, *, every: int) -> int:
 
 @pytest.mark.fault("F6")
 async def test_a_reset_after_octets_of_an_answer_loses_and_doubles_nothing(dovecot: Dovecot, unique_user: str) -> None:
-    assert await cut_answers(dovecot, unique_user, every=17) > 600
+    assert await cut_answers(dovecot, unique_user, every=29) > 600
 
 
 @pytest.mark.slow
