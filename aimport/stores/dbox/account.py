@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, overload
+from typing import Final, TypeVar, overload
 
 from aimport.errors import MailboxError, MailboxNotFound, SourceMissing
 from aimport.model import Mailbox, MessageKey, Selection
@@ -29,6 +29,8 @@ from aimport.stores.keys import UidKeys
 from aimport.stores.maildir.names import printable
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SALVAGE: Final = "--salvage takes what is whole"
 
@@ -74,6 +76,8 @@ class DboxSelection(Selection):
     """With the index as it was, row by row beside the keys, then what is in no index."""
 
     table: Table
+    signature: tuple[int, ...]
+    """Of the index that `table` was read from."""
     directory: str
     extras: Sequence[Extra] = ()
 
@@ -206,20 +210,29 @@ class Account:
         Raises:
             MailboxError
         """
-        layout = self.layout
-        path = self.index_path(directory)
-        if not layout.index:
-            return None
+        return self._at_index(directory, disk.load_table, None)
+
+    def signature(self, directory: str) -> tuple[int, ...]:
+        """Another one when the index of a folder may have changed.
+
+        Raises:
+            MailboxError
+        """
+        return self._at_index(directory, disk.signature, ())
+
+    def _at_index(self, directory: str, look: Callable[[int, str], T], missing: T) -> T:
+        if not self.layout.index:
+            return missing
         try:
-            fd = disk.open_path(layout.index, layout.index_levels(directory))
+            fd = disk.open_path(self.layout.index, self.layout.index_levels(directory))
             if fd is None:
-                return None
+                return missing
             try:
-                return disk.load_table(fd, disk.INDEX)
+                return look(fd, disk.INDEX)
             finally:
                 os.close(fd)
         except OSError as error:
-            raise files.translated(error, path) from error
+            raise files.translated(error, self.index_path(directory)) from error
 
     def index_path(self, directory: str) -> str:
         return disk.shown(self.layout.index, *self.layout.index_levels(directory))
@@ -232,6 +245,7 @@ class Account:
         MailboxError: the index is damaged, or missing, and nothing is to be salvaged.
         """
         directory = self.directory(mailbox)
+        signature = self.signature(directory)
         table = self.table(directory)
         notes: list[str] = []
         path = self.index_path(directory) or disk.shown(self.layout.root, directory)
@@ -252,6 +266,8 @@ class Account:
             extras = self._extras(directory, table)
             if extras and self.salvage:
                 notes.append(f"{path}: flags and keywords of {len(extras)} messages are lost: no index has them")
+        if self.layout.kind == "mdbox":
+            _ = self.storage.map  # sizes may be asked for outside of a thread, and need it
         uids = array("Q", table.uids)
         keys: Sequence[MessageKey] = UidKeys(table.uidvalidity, uids)
         if extras:
@@ -262,6 +278,7 @@ class Account:
             sizes=Sizes(len(keys), lambda: self._measure(directory, table, extras)),
             notes=tuple(notes),
             table=table,
+            signature=signature,
             directory=directory,
             extras=extras,
         )

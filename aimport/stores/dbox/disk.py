@@ -156,6 +156,19 @@ def load_table(dir_fd: int, name: str) -> Table | None:
     return table
 
 
+def signature(dir_fd: int, name: str) -> tuple[int, ...]:
+    """Another one when an index may have changed."""
+    found: list[int] = []
+    for each in (name, f"{name}.log"):
+        try:
+            status = os.stat(each, dir_fd=dir_fd, follow_symlinks=False)
+        except OSError:
+            found += (0, 0, 0)
+        else:
+            found += (status.st_ino, status.st_size, status.st_mtime_ns)
+    return tuple(found)
+
+
 def _identity(dir_fd: int, name: str) -> tuple[tuple[int, int] | None, ...]:
     """Which files they are, not how long: a log grows, and what it holds before its end stays."""
     found: list[tuple[int, int] | None] = []

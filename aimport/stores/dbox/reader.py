@@ -80,9 +80,13 @@ class Reader:
         self._table = selection.table
         self._ahead: tuple[MessageKey, Message] | None = None
         """A large message that was opened when its turn had not come."""
-        self._fresh: Table | None = None
-        self._asked = self._map_asked = False
-        """The index, the map was read again in this hop."""
+        self._fresh = selection.table
+        """The index as it is by now."""
+        self._signature = selection.signature
+        self._look_at = 0.0
+        """When to look at it again (monotonic)."""
+        self._map_asked = False
+        """The map was read again in this hop."""
         self._dirs: list[int] = []
         self._attachments: int | None = None
         self._cache: Cache | None = None
@@ -130,7 +134,8 @@ class Reader:
     def _read_some(self, wanted: Sequence[tuple[MessageKey, int]]) -> list[Message | Unreadable]:
         done: list[Message | Unreadable] = []
         octets = 0
-        self._asked = self._map_asked = False
+        self._map_asked = False
+        self._look_again()
         for key, row in wanted:
             if self._ahead is not None and self._ahead[0] == key:
                 result: Message | Unreadable = self._ahead[1]
@@ -155,15 +160,19 @@ class Reader:
             if extra is not None and not self._account.salvage:
                 text = f"{self._shown(row)} is in no index: it was expunged, or the index has lost it"
                 raise MessageUnreadable(text, hint="--salvage takes it", code="unindexed")
+            if gone := self._gone(key, row):
+                return gone
             with self._located(row) as located:
                 return self._message(key, row, located)
         except MessageUnreadable as error:
             return Unreadable(key=key, code=error.code, text=str(error))
         except Damaged as error:
+            self._look_again(now=True)
             return self._gone(key, row) or Unreadable(key=key, code="damaged", text=f"{self._shown(row)}: {error}")
         except OSError as error:
             if error.errno in _PASSING:
                 raise files.translated(error, self._shown(row)) from error
+            self._look_again(now=True)
             if gone := self._gone(key, row):
                 return gone
             if error.errno in (errno.ENOENT, errno.ESTALE):
@@ -212,16 +221,23 @@ class Reader:
         return f"{disk.shown(self._layout.root, 'storage', f'm.{place.file}')}, octet {place.at}"
 
     def _gone(self, key: MessageKey, row: int) -> Unreadable | None:
-        """Says so when the message was expunged since it was listed; the index is asked once a hop."""
-        if row >= len(self._table):
-            return None
-        if not self._asked:
-            self._asked = True
-            self._fresh = self._account.table(self._selection.directory)
-        uid = self._table.uids[row]
-        if self._fresh is not None and self._fresh.row(uid) >= 0:
+        """Says so when the message was expunged since it was listed, though its octets may still be there."""
+        if row >= len(self._table) or self._fresh is self._table or self._fresh.row(self._table.uids[row]) >= 0:
             return None
         return Unreadable(key=key, code="vanished", text=f"{self._shown(row)} was expunged since it was listed")
+
+    def _look_again(self, *, now: bool = False) -> None:
+        """Reads the index when it has changed; where that takes long not each time, unless it must be known `now`."""
+        began = time.monotonic()
+        if began < self._look_at and not now:
+            return
+        signature = self._account.signature(self._selection.directory)
+        if signature == self._signature:
+            return
+        table = self._account.table(self._selection.directory) or Table()
+        if not table.damage and table.uidvalidity in (self._table.uidvalidity, 0):
+            self._fresh, self._signature = table, signature
+        self._look_at = time.monotonic() + 10 * (time.monotonic() - began)  # arbitrary
 
     # Where a message is.
 
@@ -323,7 +339,7 @@ class Reader:
         extra = self._extra(row)
         return Message(
             key=key,
-            flags=frozenset() if extra is not None else self._table.flags_of(row),
+            flags=frozenset() if extra is not None else self._fresh.flags_of(self._fresh.row(self._table.uids[row])),
             internal_date=files.date_of(self._received(row, found, os.fstat(octets.fd)), key),
             body=body,
         )
