@@ -20,7 +20,7 @@ from aimport.model import Mailbox, MessageKey, Selection
 from aimport.names import INBOX
 from aimport.stores import files
 from aimport.stores.dbox import disk
-from aimport.stores.dbox.index import Damaged, Table
+from aimport.stores.dbox.index import Damaged, Table, numbers
 from aimport.stores.dbox.layout import Layout
 from aimport.stores.dbox.lists import Node, nodes
 from aimport.stores.dbox.messages import guid_128
@@ -31,6 +31,7 @@ from aimport.stores.maildir.names import printable
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_MANY: Final = 64 << 20  # arbitrary: a list of so many octets is a small matter
 
 SALVAGE: Final = "--salvage takes what is whole"
 
@@ -91,6 +92,10 @@ class Account:
         self.storage = Storage(layout)
         self._by_name: dict[tuple[str, ...], str] | None = None
         self._lost: dict[str, list[Scanned]] | None = None
+        self._tables: dict[str, tuple[tuple[int, ...], Table | None]] = {}
+        """mdbox: indexes of folders, which are all needed to know what no folder has."""
+        self._first: str | None = None
+        """The directory of the folder that is listed first: there it is told what no folder has."""
 
     # Folders.
 
@@ -121,7 +126,13 @@ class Account:
             known = {mailbox.native for mailbox in mailboxes}
             new = [directory for directory in self.lost(mailboxes) if directory not in known]
             mailboxes += [layout.mailbox(printable(each), directory=each) for each in new]
-        return sorted(mailboxes, key=lambda mailbox: (mailbox.path != (INBOX,), mailbox.path, mailbox.native))
+        mailboxes.sort(key=lambda mailbox: (mailbox.path != (INBOX,), mailbox.path, mailbox.native))
+        if mailboxes:
+            self._first = mailboxes[0].native
+        elif layout.kind == "mdbox" and self.storage.numbers():
+            text = f"{layout.root}/{layout.mailboxes}: there is no folder, and there are messages in storage"
+            raise SourceMissing(text, hint=SALVAGE)
+        return mailboxes
 
     def _has_tree(self) -> bool:
         for path in filter(None, (self.layout.root, self.layout.index)):
@@ -220,6 +231,16 @@ class Account:
         """
         return self._at_index(directory, disk.signature, ())
 
+    def _known(self, directory: str) -> tuple[tuple[int, ...], Table | None]:
+        """The index of a folder, read again when it may have changed, with its signature."""
+        signature = self.signature(directory)
+        known = self._tables.get(directory)
+        if known is None or known[0] != signature:
+            known = (signature, self.table(directory))
+            if self.layout.kind == "mdbox":
+                self._tables[directory] = known
+        return known
+
     def _at_index(self, directory: str, look: Callable[[int, str], T], missing: T) -> T:
         if not self.layout.index:
             return missing
@@ -245,8 +266,7 @@ class Account:
         MailboxError: the index is damaged, or missing, and nothing is to be salvaged.
         """
         directory = self.directory(mailbox)
-        signature = self.signature(directory)
-        table = self.table(directory)
+        signature, table = self._known(directory)
         notes: list[str] = []
         path = self.index_path(directory) or disk.shown(self.layout.root, directory)
         if table is None:
@@ -301,7 +321,8 @@ class Account:
     def _extras(self, directory: str, table: Table) -> list[Extra]:
         if self.layout.kind == "mdbox":
             if not self.salvage:
-                return []
+                home = directory == (self._first or INBOX)
+                return [Extra(key=MessageKey(f"map:{uid}"), uid=uid) for uid in (self._unreferenced() if home else ())]
             return [Extra(key=_lost_key(each), scanned=each) for each in self.lost(None).get(directory, ())]
         found = self._unindexed(directory, table)
         if found and table.uids:
@@ -361,6 +382,42 @@ class Account:
 
     # What no folder points to.
 
+    def _unreferenced(self) -> list[int]:
+        """Map UIDs that no folder has, though the map says that one does.
+
+        A message is in the map before its folder has it, so what seems lost is looked for once more.
+        """
+        found: list[int] = []
+        for again in (False, True):
+            table = self.storage.map
+            references = table.extension("ref") if table is not None else None
+            if table is None or references is None or not table.uids or table.damage:
+                return []
+            seen: bytearray | set[int] = bytearray(table.uids[-1] + 1) if table.uids[-1] < _MANY else set()
+            for directory in self._directories():
+                try:
+                    folder = self._known(directory)[1]
+                except MailboxError:
+                    return []  # it fails, and says so
+                if folder is None or folder.damage:
+                    return []
+                extension = folder.extension("mdbox")
+                for uid in numbers(extension.cells)[::2] if extension is not None else ():
+                    if isinstance(seen, set):
+                        seen.add(uid)
+                    elif uid < len(seen):
+                        seen[uid] = 1
+            cells = references.cells
+            found = [
+                uid
+                for row, uid in enumerate(table.uids)
+                if not (uid in seen if isinstance(seen, set) else seen[uid]) and (cells[2 * row] or cells[2 * row + 1])
+            ]
+            if not found or again:
+                break
+            self.storage.refresh()
+        return found
+
     def lost(self, mailboxes: Sequence[Mailbox] | None) -> dict[str, list[Scanned]]:
         """mdbox: whole messages that no folder has, by the directory where the first of their folders was.
 
@@ -395,7 +452,7 @@ class Account:
         places: set[tuple[int, int]] = set()
         for directory in directories:
             try:
-                table = self.table(directory)
+                table = self._known(directory)[1]
             except MailboxError as error:
                 logger.warning("index passed over directory=%s error=%s", printable(directory), error)
                 continue

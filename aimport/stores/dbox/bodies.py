@@ -308,39 +308,43 @@ def _read(fd: int, count: int) -> bytes:
     return data
 
 
-def collected(pieces: Iterator[bytes], size: int, name: str) -> Body:
-    """A body of exactly `size` octets: in memory, or above `STREAM_OCTETS` in an unlinked file of TMPDIR.
+def collected(pieces: Iterator[bytes], size: int | None, name: str) -> Body:
+    """A body of exactly `size` octets (None: however many): in memory, or above `STREAM_OCTETS` in an unlinked file.
 
     Raises:
         Damaged: more or fewer octets come.
         MessageUnreadable: there is no room in TMPDIR.
     """
-    if size <= STREAM_OCTETS:
-        parts: list[bytes] = []
-        came = 0
-        for part in pieces:
-            came += len(part)
-            if came > size:
-                break
-            parts.append(part)
-        _demand_size(came, size)
-        return b"".join(parts)
+    parts: list[bytes] = []
+    came = 0
+    for part in pieces:
+        came += len(part)
+        if size is not None and came > size:
+            _demand_size(came, size)
+        parts.append(part)
+        if came > STREAM_OCTETS:
+            return _spilt(_chained(b"".join(parts), pieces), size, name)
+    _demand_size(came, size)
+    return b"".join(parts)
+
+
+def _spilt(pieces: Iterator[bytes], size: int | None, name: str) -> Body:
     came = 0
     with tempfile.TemporaryFile(buffering=0) as file:
         for part in pieces:
             came += len(part)
-            if came > size:
-                break
+            if size is not None and came > size:
+                _demand_size(came, size)
             view = memoryview(part)
             while view:
                 try:
-                    written = file.write(view)
+                    view = view[file.write(view) :]
                 except OSError as error:
-                    text = f"a message of {size} octets has no room in a temporary file: {error.strerror}"
-                    code = "nospace" if error.errno in NO_SPACE else "unreadable"
-                    hint = "TMPDIR says where such files are made"
-                    raise MessageUnreadable(text, code=code, hint=hint) from error
-                view = view[written:]
+                    raise MessageUnreadable(
+                        f"{name}: no room in a temporary file: {error.strerror}",
+                        hint="TMPDIR says where such files are made",
+                        code="nospace" if error.errno in NO_SPACE else "unreadable",
+                    ) from error
         _demand_size(came, size)
         fd = os.dup(file.fileno())
     try:
@@ -350,6 +354,6 @@ def collected(pieces: Iterator[bytes], size: int, name: str) -> Body:
         raise
 
 
-def _demand_size(came: int, size: int) -> None:
-    if came != size:
+def _demand_size(came: int, size: int | None) -> None:
+    if size is not None and came != size:
         raise Damaged(f"it has {'more than' if came > size else f'{came} of'} {size} octets")

@@ -227,10 +227,7 @@ class Table:
         if not count:
             return
         view = memoryview(octets)[: count * size]
-        uids = array("I")
-        uids.frombytes(_strided(view, 0, 4, size))
-        if sys.byteorder == "big":
-            uids.byteswap()
+        uids = numbers(_strided(view, 0, 4, size))
         last = self.uids[-1] if self.uids else 0
         if uids[0] <= last or uids[-1] >= self.next_uid or not all(one < two for one, two in pairwise(uids)):
             octets, uids = self._in_order(view, uids, last)
@@ -406,6 +403,15 @@ class Table:
             self._demand_room(0)
             self.keywords.cells = bytearray(_widened(self.keywords.cells, old, new, len(self.uids)))
         return len(names) - 1
+
+
+def numbers(octets: bytes | bytearray) -> array[int]:
+    """Numbers of 32 bits, little-endian."""
+    found = array("I")
+    found.frombytes(octets)
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found
 
 
 def _runs_of(cells: bytearray, runs: list[tuple[int, int]], width: int) -> bytearray:

@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 
 from aimport.stores.dbox.index import MAX_EXTENSION_HEADER, Damaged, Extension, Table, aligned
 
+MAX_LOG_HEADER: Final = 128
+"""Dovecot 2.3 has 40."""
 _INTRO = struct.Struct("<IIIHHHH")
 _PAIR = struct.Struct("<II")
 _SIZE = struct.Struct(">I")
@@ -40,7 +42,7 @@ def parse_log_header(data: bytes) -> LogHeader:
     if len(data) < 24:
         raise Damaged(f"it ends after {len(data)} octets")
     major, _, size = struct.unpack_from("<BBH", data)
-    if major != 1 or not 24 <= size <= len(data):
+    if major != 1 or not 24 <= size <= min(len(data), MAX_LOG_HEADER):
         raise Damaged("its header is not that of a log")
     indexid, seq, prev_seq, prev_offset = struct.unpack_from("<IIII", data, 4)
     return LogHeader(size=size, indexid=indexid, seq=seq, prev_seq=prev_seq, prev_offset=prev_offset)

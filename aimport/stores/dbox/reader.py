@@ -158,7 +158,7 @@ class Reader:
         try:
             extra = self._extra(row)
             if extra is not None and not self._account.salvage:
-                text = f"{self._shown(row)} is in no index: it was expunged, or the index has lost it"
+                text = f"{self._shown(row)} is in no folder: it was expunged, or the index has lost it"
                 raise MessageUnreadable(text, hint="--salvage takes it", code="unindexed")
             if gone := self._gone(key, row):
                 return gone
@@ -209,8 +209,9 @@ class Reader:
         """A message for people."""
         levels = self._layout.levels(self._selection.directory)
         extra = self._extra(row)
-        if extra is not None and extra.scanned is not None:
-            return self._shown_place(extra.scanned.place)
+        if extra is not None and self._layout.kind == "mdbox":
+            found = extra.scanned.place if extra.scanned is not None else self._account.storage.place(extra.uid)
+            return self._shown_place(found) if found is not None else f"map UID {extra.uid}"
         if self._layout.kind == "sdbox":
             return disk.shown(self._layout.root, *levels, f"u.{self._uid(row)}")
         place = self._account.storage.place(self._map_uid(row))
@@ -334,7 +335,7 @@ class Reader:
     def _message(self, key: MessageKey, row: int, located: Located) -> Message:
         found, octets, note = located
         if note:
-            logger.warning("message damaged, its octets are whole place=%s reason=%s", self._shown(row), note)
+            self._tell(row, note)
         body = self._body(row, found, octets)
         extra = self._extra(row)
         return Message(
@@ -344,25 +345,39 @@ class Reader:
             body=body,
         )
 
+    def _tell(self, row: int, note: str) -> None:
+        logger.warning("message damaged, its octets are whole place=%s reason=%s", self._shown(row), note)
+
     def _body(self, row: int, found: Found, octets: disk.FileOctets) -> Body:
         references = found.metadata.get(b"X")
-        start = octets.at(found.body, min(MAGIC_OCTETS, found.size))
-        compressed = is_compressed(start)
+        compressed = is_compressed(octets.at(found.body, min(MAGIC_OCTETS, found.size)))
         if references is None and not compressed:
-            if found.plain_size != found.size:
+            if found.plain_size != found.size and not self._account.salvage:
                 raise Damaged(f"it has {found.size} octets, and says that they were {found.plain_size}")
             return self._plain(row, found, octets)
-        pieces: Iterator[bytes] = _pieces(octets, found)
-        if compressed and references is None and b"Z" not in found.metadata:
-            # Dovecot leaves the size out where it is the same; more often such a mail only begins like that.
-            try:
-                return collected(decompressed(pieces), found.size, self._shown(row))
-            except Damaged:
-                return self._plain(row, found, octets)
-        pieces = decompressed(pieces)
-        if references is not None:
-            pieces = with_attachments(pieces, parse_references(references), lambda path: self._attachment(row, path))
+        if references is None:
+            return self._decompressed(row, found, octets)
+        pieces = with_attachments(
+            decompressed(_pieces(octets, found)),
+            parse_references(references),
+            lambda path: self._attachment(row, path),
+        )
         return collected(pieces, found.plain_size, self._shown(row))
+
+    def _decompressed(self, row: int, found: Found, octets: disk.FileOctets) -> Body:
+        try:
+            return collected(decompressed(_pieces(octets, found)), found.plain_size, self._shown(row))
+        except Damaged:
+            if b"Z" not in found.metadata:
+                # Dovecot leaves the size out where it is the same; more often such a mail only begins like that.
+                return self._plain(row, found, octets)
+            if not self._account.salvage:
+                raise
+        body = collected(decompressed(_pieces(octets, found)), None, self._shown(row))
+        logger.warning(
+            "message damaged, its octets are whole place=%s reason=%s", self._shown(row), "its size is wrong"
+        )
+        return body
 
     def _plain(self, row: int, found: Found, octets: disk.FileOctets) -> Body:
         if found.size > STREAM_OCTETS:
