@@ -69,7 +69,8 @@ def index(
     place = 8
     for each in extensions:
         for number in range(each.size):
-            records[place + number :: offset] = each.records[number :: each.size]
+            if each.records:
+                records[place + number :: offset] = each.records[number :: each.size]
         place += each.size + -each.size % 4
     return bytes(base) + headers + bytes(records)
 

@@ -106,13 +106,10 @@ class Account:
             SourceMissing, AccessRefused, AimportError
         """
         layout = self.layout
-        for path, what in ((layout.root, "mail"), (layout.index, "INDEX"), (layout.alt, "ALT")):
-            if path:
-                try:
-                    os.close(disk.open_root(path, what))
-                except SourceMissing:
-                    if not self.salvage or path == layout.root:
-                        raise
+        os.close(disk.open_root(layout.root, "mail"))
+        if layout.index_apart and layout.index and not self.salvage:
+            os.close(disk.open_root(layout.index, "INDEX"))
+        # An account without its root of ALT may be whole; if it is not, each message that is missing is told of.
         directories = self._directories()
         if not directories and not self._has_tree():
             raise SourceMissing(
