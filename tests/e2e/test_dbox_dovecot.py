@@ -216,7 +216,7 @@ async def test_what_dovecot_wrote_is_read_as_it_reads_it_itself(server: Dovecot,
                 assert (found.failed, found.notes) == ({}, []), name
                 codes = {each.code for each in found.unreadable}
                 assert codes <= ({"unindexed"} if user.killed else set()), (name, found.unreadable)
-        for pattern in ("dovecot.index", "dovecot.index.log.2", "dovecot.map.index.log.2", "alt/**/[um].[0-9]*"):
+        for pattern in ("dovecot.index", "dovecot.index.log.2", "alt/**/[um].[0-9]*"):
             assert any(any(user.root.rglob(pattern)) for user in users), f"none has come to a {pattern}"
 
 
