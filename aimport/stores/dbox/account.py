@@ -12,7 +12,7 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar, overload
 
 from aimport.errors import MailboxError, MailboxNotFound, SourceMissing
@@ -74,13 +74,35 @@ class Extra:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DboxSelection(Selection):
-    """With the index as it was, row by row beside the keys, then what is in no index."""
+    """With the index as it was and, row by row, what is in it, then what is in no index.
 
+    `rows` stands beside `keys`.
+    """
+
+    rows: Sequence[int]
     table: Table
     signature: tuple[int, ...]
     """Of the index that `table` was read from."""
     directory: str
     extras: Sequence[Extra] = ()
+
+    @property
+    def guid(self) -> str:
+        """Of the folder, in hex; "" when it is not known."""
+        for name in ("dbox-hdr", "mdbox-hdr"):
+            if (extension := self.table.extension(name)) is not None:
+                return bytes(extension.header[4:20]).hex()
+        return ""
+
+    def only(self, places: Sequence[int]) -> DboxSelection:
+        """Those at some places of the keys."""
+        sizes = self.sizes
+        return replace(
+            self,
+            keys=[self.keys[place] for place in places],
+            sizes=Sizes(len(places), lambda: [sizes[place] for place in places]),
+            rows=[self.rows[place] for place in places],
+        )
 
 
 class Account:
@@ -294,6 +316,7 @@ class Account:
             keys=keys,
             sizes=Sizes(len(keys), lambda: self._measure(directory, table, extras)),
             notes=tuple(notes),
+            rows=range(len(keys)),
             table=table,
             signature=signature,
             directory=directory,

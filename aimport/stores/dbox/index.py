@@ -202,6 +202,10 @@ class Table:
     def next_uid(self) -> int:
         return self._get(28)
 
+    @property
+    def first_recent_uid(self) -> int:
+        return self._get(48)
+
     def row(self, uid: int) -> int:
         """The row of `uid`, -1 when there is none."""
         at = bisect_left(self.uids, uid)

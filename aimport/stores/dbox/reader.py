@@ -12,15 +12,16 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from anyio import from_thread
 
 from aimport.errors import MessageUnreadable
 from aimport.model import PIECE_OCTETS, STREAM_OCTETS, Body, Message, MessageKey, Unreadable
+from aimport.octets import has_header, pieces_of, wire_size
 from aimport.spool import FileBody
 from aimport.stores import files
 from aimport.stores.dbox import disk
@@ -38,6 +39,8 @@ from aimport.stores.dbox.index import Damaged, Table
 from aimport.stores.dbox.lists import Cache
 from aimport.stores.dbox.messages import MAX_FILE_HEADER, Found, guid_128, parse_file_header, read_message, scan
 from aimport.stores.dbox.storage import Place
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ class Reader:
         self._dirs: list[int] = []
         self._attachments: int | None = None
         self._cache: Cache | None = None
-        self._guid = _folder_header(self._table)[4:20].hex()
+        self._guid = selection.guid
         try:
             if self._layout.kind == "sdbox":
                 self._open_directories()
@@ -197,6 +200,52 @@ class Reader:
                 size=found.plain_size,
                 uidl=found.uidl if self._has_uidls() else "",
             )
+
+    # One thing of a message, None when it cannot be had: reading the message will say why.
+
+    def guid(self, row: int) -> str | None:
+        return self._known(row, lambda found, status: found.guid)
+
+    def received(self, row: int) -> int | None:
+        return self._known(row, lambda found, status: self._received(row, found, status))
+
+    def saved(self, row: int) -> int | None:
+        known = self._save_date(row)
+        if known is not None or self._layout.kind == "mdbox":
+            return known
+        return self._known(row, lambda found, status: self._saved(row, status))
+
+    def wire_size(self, row: int) -> int | None:
+        """Octets with every line end as CRLF, as Dovecot has counted them, else counted."""
+        said = self._known(row, lambda found, status: found.number(b"V"))
+        if said is not None:
+            return said
+        return self._content(row, wire_size)
+
+    def header(self, row: int) -> bytes | None:
+        """The beginning of a message, with all of its header in it."""
+        return self._content(row, _header_of)
+
+    def _known(self, row: int, look: Callable[[Found, os.stat_result], T]) -> T | None:
+        try:
+            with self._located(row) as located:
+                return look(located.found, os.fstat(located.octets.fd))
+        except (Damaged, OSError):
+            return None
+
+    def _content(self, row: int, look: Callable[[Iterator[bytes]], T]) -> T | None:
+        try:
+            with self._located(row) as located:
+                body = self._body(row, located.found, located.octets)
+        except (Damaged, MessageUnreadable, OSError):
+            return None
+        try:
+            return look(iter(pieces_of(body)))
+        except OSError:
+            return None
+        finally:
+            if not isinstance(body, bytes):
+                body.close()
 
     def _extra(self, row: int) -> Extra | None:
         return self._selection.extras[row - len(self._table)] if row >= len(self._table) else None
@@ -444,13 +493,17 @@ class Reader:
         return saved if saved is not None else int(status.st_mtime)
 
     def _saved(self, row: int, status: os.stat_result) -> int | None:
-        if self._layout.kind == "mdbox":
-            extension = self._table.extension("mdbox")
-            if extension is None or row >= len(self._table):
-                return None
-            return int.from_bytes(extension.cell(row)[4:8], "little") or None
-        cached = self._cached_save_date(row)
-        return cached if cached is not None else int(status.st_ctime)
+        known = self._save_date(row)
+        return known if known is not None or self._layout.kind == "mdbox" else int(status.st_ctime)
+
+    def _save_date(self, row: int) -> int | None:
+        """By the index: of mdbox always, of sdbox where the cache has it."""
+        if self._layout.kind == "sdbox":
+            return self._cached_save_date(row)
+        extension = self._table.extension("mdbox")
+        if extension is None or row >= len(self._table):
+            return None
+        return int.from_bytes(extension.cell(row)[4:8], "little") or None
 
     def _cached_save_date(self, row: int) -> int | None:
         extension = self._table.extension("cache")
@@ -482,6 +535,15 @@ def _folder_header(table: Table) -> bytes:
         if extension is not None:
             return bytes(extension.header)
     return b""
+
+
+def _header_of(pieces: Iterator[bytes]) -> bytes:
+    head = b""
+    for piece in pieces:
+        head += piece
+        if has_header(head):
+            break
+    return head
 
 
 def _pieces(octets: disk.FileOctets, found: Found) -> Iterator[bytes]:

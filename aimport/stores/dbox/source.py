@@ -13,9 +13,12 @@ from itertools import islice
 from anyio import to_thread
 
 from aimport.model import ConnectionLimits, Endpoint, Mailbox, Message, Selection, Unreadable
+from aimport.query.terms import ALL, Term
+from aimport.selecting import sift
 from aimport.stores.dbox.account import Account, DboxSelection
 from aimport.stores.dbox.layout import Layout
 from aimport.stores.dbox.reader import HOP_MESSAGES, Reader
+from aimport.stores.dbox.shelf import DboxShelf
 
 
 class DboxSource:
@@ -51,14 +54,17 @@ class DboxSourceSession:
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return await to_thread.run_sync(self.account.mailboxes)
 
-    async def select(self, mailbox: Mailbox) -> Selection:
-        return await to_thread.run_sync(self.account.select, mailbox)
+    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+        selection = await to_thread.run_sync(self.account.select, mailbox)
+        if term == ALL:
+            return selection
+        return selection.only(await sift(term, DboxShelf(self.account, selection)))
 
     async def messages(
         self, selection: Selection, *, skip: Container[str]
     ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
         assert isinstance(selection, DboxSelection), "a selection belongs to the store that made it"
-        places = ((key, row) for row, key in enumerate(selection.keys) if key not in skip)
+        places = (one for one in zip(selection.keys, selection.rows, strict=True) if one[0] not in skip)
         wanted = list(islice(places, HOP_MESSAGES))
         if not wanted:
             return
