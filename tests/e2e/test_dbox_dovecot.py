@@ -79,7 +79,9 @@ class User:
             self._client.shutdown()
         self._client = None
         self.killed = True
-        for lock in self.root.rglob("*.lock"):  # nobody has them now, and Dovecot would wait two minutes to be sure
+        for lock in self.root.rglob(
+            "*lock"
+        ):  # also .newlock: nobody has them, and Dovecot waits two minutes to be sure
             lock.unlink()
 
     def step(self) -> None:

@@ -28,8 +28,8 @@ MAP: Final = "dovecot.map.index"
 MAX_LOG: Final = 256 << 20
 """Dovecot begins a new one at 1 MiB, or soon after."""
 MAX_CACHE: Final = 256 << 20
-FIRST_OCTETS: Final = 16 << 10
-"""Read at first of a message whose size is not known."""
+_LEAST: Final = 16 << 10
+"""Read at once, however little is asked for."""
 WHOLE_OCTETS: Final = STREAM_OCTETS + (64 << 10)
 """A message of up to so many octets, with header and metadata, is read at once."""
 _CHUNK: Final = 1 << 20
@@ -44,22 +44,34 @@ class FileOctets:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._size = os.fstat(fd).st_size
+        self.status = os.fstat(fd)
+        """As it was when it was opened."""
+        if not stat.S_ISREG(self.status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        self._size = self.status.st_size
         self._place = 0
+        self._end = 0
         self._window = b""
 
     def __len__(self) -> int:
         return self._size
 
     def at(self, place: int, count: int) -> bytes:
-        start = place - self._place
-        if start < 0 or start + count > len(self._window):
+        end = min(place + count, self._size)
+        if place < self._place or end > self._end:
             if place >= self._size:
                 return b""
-            self._window = _pread(self.fd, min(count, self._size - place), place)
-            self._place = place
-            start = 0
-        return self._window[start : start + count]
+            self.load(place, max(end - place, _LEAST))
+            end = min(end, self._end)
+        return self._window[place - self._place : end - self._place]
+
+    def load(self, place: int, count: int) -> None:
+        """Reads what will be asked for in pieces."""
+        self._window = _pread(self.fd, count, place)
+        self._place, self._end = place, place + len(self._window)
+
+    def grown(self) -> bool:
+        return os.fstat(self.fd).st_size != self._size
 
 
 def _pread(fd: int, count: int, place: int) -> bytes:

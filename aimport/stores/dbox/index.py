@@ -15,6 +15,7 @@ import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -243,10 +244,11 @@ class Table:
         self.flags += _strided(view, 4, 1, size)
         self.gone += bytes(count)
         for extension, offset, width in self._offsets:
-            extension.cells += _widened(_strided(view, offset, width, size), width, extension.width)
+            extension.cells += _widened(_strided(view, offset, width, size), width, extension.width, count)
         offset, width = self._keyword_cells
         if self.keywords.width:
-            self.keywords.cells += _widened(_strided(view, offset, width, size), width, self.keywords.width)
+            cells = _strided(view, offset, width, size)
+            self.keywords.cells += _widened(cells, width, self.keywords.width, count)
         for extension in self.extensions:  # those without data in this file
             extension.cells += bytes(extension.width * len(self.uids) - len(extension.cells))
 
@@ -431,18 +433,17 @@ def _strided(view: memoryview, offset: int, width: int, stride: int) -> bytearra
     return out
 
 
-def _widened(cells: bytearray, width: int, new: int, count: int = -1) -> bytearray:
-    """Cells of `width` octets with zeros behind each, `new` octets wide."""
+def _widened(cells: bytearray, width: int, new: int, count: int) -> bytearray:
+    """`count` cells of `width` octets with zeros behind each, `new` octets wide."""
     if width == new:
         return cells
-    if not width:
-        return bytearray(max(count, 0) * new)
-    out = bytearray(len(cells) // width * new)
+    out = bytearray(count * new)
     for number in range(min(width, new)):
         out[number::new] = cells[number::width]
     return out
 
 
+@lru_cache(maxsize=1024)
 def _changed(add: int, remove: int) -> bytes:
     return bytes((flags & ~remove & 0xFF) | add for flags in range(256))
 

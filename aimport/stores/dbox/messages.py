@@ -137,34 +137,33 @@ def parse_metadata(data: bytes) -> tuple[dict[bytes, bytes], int] | None:
     return None
 
 
-def read_message(octets: Octets, at: int, header: int, hint: int = 4096) -> Found:
-    """The message at `at`; `header` is the size of its header, `hint` how much to read at first.
+def read_message(octets: Octets, at: int, header: int) -> Found:
+    """The message at `at`; `header` is the size of its header.
 
     Raises:
         Damaged: it is not whole, or not a message.
         OSError
     """
-    data = octets.at(at, hint)
-    size = parse_message_header(data, header)
+    size = parse_message_header(octets.at(at, header), header)
     body = at + header
     if body + size > len(octets):
         raise Damaged(f"it has {max(len(octets) - body, 0)} of {size} octets")
-    metadata, end = _metadata(octets, body + size, data[header + size :])
+    metadata, end = _metadata(octets, body + size)
     return Found(at=at, body=body, size=size, metadata=metadata, end=end)
 
 
-def _metadata(octets: Octets, at: int, data: bytes) -> tuple[dict[bytes, bytes], int]:
-    """The metadata block at `at`, of which `data` may hold the beginning."""
+def _metadata(octets: Octets, at: int) -> tuple[dict[bytes, bytes], int]:
+    """The metadata block at `at`, and where it ends."""
     count = FIRST_METADATA
     while True:
-        if data and data[: len(METADATA)] != METADATA[: len(data)]:
+        data = octets.at(at, count)
+        if data[: len(METADATA)] != METADATA:
             raise Damaged("no metadata behind its octets")
-        parsed = parse_metadata(data[len(METADATA) :]) if len(data) >= len(METADATA) else None
+        parsed = parse_metadata(data[len(METADATA) :])
         if parsed is not None:
             return parsed[0], at + len(METADATA) + parsed[1]
-        if count > MAX_METADATA or (count > FIRST_METADATA and len(data) < count // 8):
+        if len(data) < count or count > MAX_METADATA:
             raise Damaged("its metadata has no end")
-        data = octets.at(at, count)
         count *= 8
 
 
@@ -206,7 +205,7 @@ def mend(octets: Octets, at: int, header: int) -> Found | None:
         if end >= stop:
             break
         try:
-            metadata, after = _metadata(octets, end, b"")
+            metadata, after = _metadata(octets, end)
         except Damaged:
             continue
         if after == stop and (b"R" in metadata or b"G" in metadata):

@@ -191,7 +191,7 @@ class Reader:
         """
         with self._located(row) as located:
             found = located.found
-            status = os.fstat(located.octets.fd)
+            status = located.octets.status
             return Details(
                 uid=self._uid(row),
                 guid=found.guid,
@@ -229,7 +229,7 @@ class Reader:
     def _known(self, row: int, look: Callable[[Found, os.stat_result], T]) -> T | None:
         try:
             with self._located(row) as located:
-                return look(located.found, os.fstat(located.octets.fd))
+                return look(located.found, located.octets.status)
         except (Damaged, OSError):
             return None
 
@@ -312,7 +312,7 @@ class Reader:
     def _open_file(self, name: str) -> int:
         for dir_fd in self._dirs:
             try:
-                return files.open_regular(name, dir_fd)
+                return files.open_file(name, dir_fd)
             except FileNotFoundError:
                 continue
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
@@ -320,10 +320,10 @@ class Reader:
     def _in_file(self, octets: disk.FileOctets) -> Located:
         """The one message of a file of sdbox."""
         try:
-            size = len(octets)
-            first = octets.at(0, size if size <= disk.WHOLE_OCTETS else disk.FIRST_OCTETS)
-            at, header = parse_file_header(first[:MAX_FILE_HEADER])
-            return Located(read_message(octets, at, header, len(first) - at), octets)
+            if len(octets) <= disk.WHOLE_OCTETS:
+                octets.load(0, len(octets))
+            at, header = parse_file_header(octets.at(0, MAX_FILE_HEADER))
+            return Located(read_message(octets, at, header), octets)
         except Damaged:
             if not self._account.salvage:
                 raise
@@ -390,7 +390,7 @@ class Reader:
         return Message(
             key=key,
             flags=frozenset() if extra is not None else self._fresh.flags_of(self._fresh.row(self._table.uids[row])),
-            internal_date=files.date_of(self._received(row, found, os.fstat(octets.fd)), key),
+            internal_date=files.date_of(self._received(row, found, octets.status), key),
             body=body,
         )
 

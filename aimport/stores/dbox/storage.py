@@ -138,8 +138,9 @@ class Storage:
         file = self._file(place.file)
         if not file.header:
             file.header = parse_file_header(file.octets.at(0, MAX_FILE_HEADER))[1]
-        hint = place.size if 0 < place.size <= disk.WHOLE_OCTETS else disk.FIRST_OCTETS
-        return read_message(file.octets, place.at, file.header, hint), file.octets
+        if 0 < place.size <= disk.WHOLE_OCTETS:
+            file.octets.load(place.at, place.size)
+        return read_message(file.octets, place.at, file.header), file.octets
 
     def octets(self, place: Place) -> disk.FileOctets:
         """The file a place is in.
@@ -153,14 +154,14 @@ class Storage:
         if number in self._open:
             self._open.move_to_end(number)
             file = self._open[number]
-            if os.fstat(file.fd).st_size == len(file.octets):
+            if not file.octets.grown():
                 return file
-            os.close(self._open.pop(number).fd)  # it grew
+            os.close(self._open.pop(number).fd)
         while len(self._open) >= OPEN_FILES:
             os.close(self._open.popitem(last=False)[1].fd)
         for fd in self._directories():
             try:
-                opened = files.open_regular(f"m.{number}", fd)
+                opened = files.open_file(f"m.{number}", fd)
             except FileNotFoundError:
                 continue
             try:
