@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import struct
 import subprocess
@@ -30,7 +29,7 @@ import msgspec
 from aimport.model import Endpoint
 from aimport.stores.dbox import DboxSource
 from bench.corpus import MEDIAN_OCTETS, Corpus, message_files, write_corpus
-from bench.measure import Command, Measured, measure
+from bench.measure import Command, Measured, measure, peak_rss
 from bench.peers import us
 from bench.servers import machine
 from bench.table import columns
@@ -42,6 +41,8 @@ OPEN_S: Final = 3.0
 OPEN_MB: Final = 200
 DOVEADM_TIMES: Final = 2.0
 AT_ONCE: Final = 4
+DOVEADM: Final = "doveadm import, sdbox"
+DOVEADM_4: Final = f"doveadm import, sdbox, {AT_ONCE} at a time"
 TIMEOUT_S: Final = 900.0
 
 
@@ -111,7 +112,7 @@ async def open_now(root: str, kind: str) -> Opened:
             kind=kind,
             messages=len(selection.keys),
             seconds=round(seconds, 3),
-            peak_rss_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1),
+            peak_rss_mb=round(peak_rss(os.getpid()) / 1e6, 1),
         )
 
 
@@ -127,7 +128,7 @@ def opened(place: Path, kind: str, messages: int) -> Opened:
 
 def rates(server: Dovecot, place: Path, corpus: Corpus, rounds: int) -> list[Rate]:
     """All contenders in turn, every round another one first."""
-    names = ["aimport, maildir", "aimport, sdbox", "aimport, mdbox", f"doveadm import, sdbox, {AT_ONCE} at a time"]
+    names = ["aimport, maildir", "aimport, sdbox", "aimport, mdbox", DOVEADM, DOVEADM_4]
     figures: dict[str, list[Measured]] = {name: [] for name in names}
     for number in range(rounds):
         for name in (*names[number % len(names) :], *names[: number % len(names)]):
@@ -172,7 +173,7 @@ def _doveadm(server: Dovecot, corpus: Corpus, folder: Path, name: str) -> tuple[
         commands.append(Command(argv=words, owner=server.owner, env=server.env))
     os.sync()
     server.own(folder)
-    done = measure(commands, at_once=AT_ONCE, log=folder / "command", limit_s=TIMEOUT_S)
+    done = measure(commands, at_once=AT_ONCE if name == DOVEADM_4 else 1, log=folder / "command", limit_s=TIMEOUT_S)
     return done, sum(len(message_files(home)) for home in homes)
 
 
@@ -194,7 +195,7 @@ def table(large: Sequence[Opened], imported: Sequence[Rate]) -> str:
     by_name = {rate.name: rate for rate in imported}
     rows += [(rate.name, f"{rate.per_second:.0f} messages/s", "", "") for rate in imported]
     if imported:
-        maildir, sdbox, _, doveadm = by_name.values()
+        maildir, sdbox, _, doveadm, _ = by_name.values()
         for other, least in ((maildir, 1.0), (doveadm, DOVEADM_TIMES)):
             ratios = [one.seconds / two.seconds for one, two in zip(other.rounds, sdbox.rounds, strict=True)]
             ratio = statistics.median(ratios)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from aimport.stores.dbox.index import Damaged
 
@@ -27,6 +26,7 @@ _WINDOW: Final = 1 << 20
 _FILE_HEADER = re.compile(rb"[12](?: [A-Z][0-9a-f]{1,16})* ?\n")
 _HEADER_SIZE = re.compile(rb" M([0-9a-f]{1,4})[ \n]")
 _MESSAGE = re.compile(rb"\x01\x02N [ 0-9A-Fa-f]{8} ([0-9A-Fa-f]{16})")
+_BLOCK = re.compile(rb"[!-~][^\n]*(?:\n[!-~][^\n]*)*")
 _LINE = re.compile(rb"[ -~][^\n]*\n")
 _KNOWN_LINE = re.compile(rb"[RGZVPOBX][!-~]")
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,16}")
@@ -46,8 +46,7 @@ class Octets(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(NamedTuple):
     """A message in a file: where its stored octets lie, and what is said of them."""
 
     at: int
@@ -126,6 +125,11 @@ def parse_message_header(data: bytes, size: int) -> int:
 def parse_metadata(data: bytes) -> tuple[dict[bytes, bytes], int] | None:
     """The values of a metadata block without its first four octets, and its octets; None: it has no end here."""
     found: dict[bytes, bytes] = {}
+    end = data.find(b"\n\n")
+    if end > 0 and _BLOCK.fullmatch(data, 0, end):
+        for line in reversed(data[:end].split(b"\n")):  # the first of a key counts
+            found[line[:1]] = line[1:]
+        return found, end + 2
     at = 0
     while match := _LINE.match(data, at):
         if match[0][:1] == b" ":  # as old files end it

@@ -163,7 +163,7 @@ class Reader:
             if extra is not None and not self._account.salvage:
                 text = f"{self._shown(row)} is in no folder: it was expunged, or the index has lost it"
                 raise MessageUnreadable(text, hint="--salvage takes it", code="unindexed")
-            if gone := self._gone(key, row):
+            if self._fresh is not self._table and (gone := self._gone(key, row)):
                 return gone
             with self._located(row) as located:
                 return self._message(key, row, located)
