@@ -22,6 +22,7 @@ from aimport.model import Endpoint
 from tests.dbox import Row, listing
 from tests.fix_dovecot import Dovecot, run_dovecot
 from tests.mail import tree
+from tests.processes import wait_until_gone
 
 STEPS: Final = 8
 USERS: Final = 25
@@ -52,6 +53,8 @@ class User:
         self.killed = False
         self._count = 0
         self._client: imaplib.IMAP4 | None = None
+        self._session = 0
+        """The process that serves it."""
 
     @property
     def root(self) -> Path:
@@ -64,19 +67,23 @@ class User:
 
     def client(self) -> imaplib.IMAP4:
         if self._client is None:
+            before = set(self.server.imap_session_pids())
             self._client = imaplib.IMAP4(self.server.host, self.server.port, timeout=60)
             self._client.login(self.name, self.server.password)
+            [self._session] = set(self.server.imap_session_pids()) - before
         return self._client
 
     def close(self) -> None:
         if self._client is not None:
             self._client.logout()
             self._client = None
+            wait_until_gone([self._session])
 
     def drop(self) -> None:
         """Leaves a session that was lost."""
         if self._client is not None:
             self._client.shutdown()
+            wait_until_gone([self._session])
         self._client = None
         self.killed = True
         for lock in self.root.rglob(
@@ -152,17 +159,14 @@ class User:
 
     def kill(self) -> None:
         """Its session process, while it has work to do."""
-        self.close()
-        before = set(self.server.imap_session_pids())
         client = self.client()
         client.select(self.any_name())
-        [pid] = set(self.server.imap_session_pids()) - before
         body = b"Subject: half\r\n\r\n" + b"x" * self.random.randint(1, 3000)
         work = b"x1 STORE 1:* +FLAGS (\\Seen killed)\r\n"
         work += b"x2 APPEND INBOX {%d+}\r\n%s\r\n" % (len(body), body)
         work += b"x3 STORE 1:* +FLAGS (\\Deleted)\r\nx4 EXPUNGE\r\n"
         client.send(work[: self.random.randint(1, len(work))])
-        self.server.kill_session(pid)
+        self.server.kill_session(self._session)
         self.drop()
 
     def any_name(self) -> str:
