@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _MANY: Final = 64 << 20  # arbitrary: a list of so many octets is a small matter
 
-SALVAGE: Final = "--salvage takes what is whole"
+SALVAGE: Final = "--salvage takes what is whole, also with resume"
 
 
 class Sizes(Sequence[int]):
@@ -116,8 +116,6 @@ class Account:
         self._lost: dict[str, list[Scanned]] | None = None
         self._tables: dict[str, tuple[tuple[int, ...], Table | None]] = {}
         """mdbox: indexes of folders, which are all needed to know what no folder has."""
-        self._first: str | None = None
-        """The directory of the folder that is listed first: there it is told what no folder has."""
 
     # Folders.
 
@@ -141,14 +139,12 @@ class Account:
             mailboxes = self._named(directories)
         else:
             mailboxes = [layout.mailbox(printable(each), directory=each) for each in directories]
-        if self.salvage and layout.kind == "mdbox":
+        if layout.kind == "mdbox":
             known = {mailbox.native for mailbox in mailboxes}
             new = [directory for directory in self.lost(mailboxes) if directory not in known]
             mailboxes += [layout.mailbox(printable(each), directory=each) for each in new]
         mailboxes.sort(key=lambda mailbox: (mailbox.path != (INBOX,), mailbox.path, mailbox.native))
-        if mailboxes:
-            self._first = mailboxes[0].native
-        elif layout.kind == "mdbox" and self.storage.numbers():
+        if not mailboxes and layout.kind == "mdbox" and self.storage.numbers():
             text = f"{layout.root}/{layout.mailboxes}: there is no folder, and there are messages in storage"
             raise SourceMissing(text, hint=SALVAGE)
         return mailboxes
@@ -340,9 +336,6 @@ class Account:
 
     def _extras(self, directory: str, table: Table) -> list[Extra]:
         if self.layout.kind == "mdbox":
-            if not self.salvage:
-                home = directory == (self._first or INBOX)
-                return [Extra(key=MessageKey(f"map:{uid}"), uid=uid) for uid in (self._unreferenced() if home else ())]
             return [Extra(key=_lost_key(each), scanned=each) for each in self.lost(None).get(directory, ())]
         found = self._unindexed(directory, table)
         if found and table.uids:
@@ -402,7 +395,7 @@ class Account:
 
     # What no folder points to.
 
-    def _unreferenced(self) -> list[int]:
+    def _unreferenced(self, directories: Sequence[str]) -> list[int]:
         """Map UIDs that no folder has, though the map says that one does.
 
         A message is in the map before its folder has it, so what seems lost is looked for once more.
@@ -414,7 +407,7 @@ class Account:
             if table is None or references is None or not table.uids or table.damage:
                 return []
             seen: bytearray | set[int] = bytearray(table.uids[-1] + 1) if table.uids[-1] < _MANY else set()
-            for directory in self._directories():
+            for directory in directories:
                 try:
                     folder = self._known(directory)[1]
                 except MailboxError:
@@ -441,31 +434,48 @@ class Account:
     def lost(self, mailboxes: Sequence[Mailbox] | None) -> dict[str, list[Scanned]]:
         """mdbox: whole messages that no folder has, by the directory where the first of their folders was.
 
-        Those that the map knows as expunged are left out.
+        Without `--salvage` those that the map knows; with it those that a scan finds, but for what the map knows as
+        expunged.
         """
         if self._lost is None:
             if mailboxes is None:
                 directories = self._directories()
             else:
                 directories = [mailbox.native for mailbox in mailboxes]
-            guids, places = self._referenced(directories)
-            expunged = self.storage.expunged()
-            left_out = 0
             self._lost = {}
-            for each in self.storage.scanned():
-                place = (each.place.file, each.place.at)
-                if place in places or (each.guid and guid_128(each.guid) in guids):
-                    continue
-                if place in expunged:
-                    left_out += 1
-                    continue
+            for each in self._lost_scanned(directories) if self.salvage else self._lost_mapped(directories):
                 self._lost.setdefault(self._home(each.folder), []).append(each)
-            path = disk.shown(self.layout.root, "storage")
-            for text in self.storage.damage:
-                logger.warning("storage damaged path=%s reason=%s", path, text)
-            if left_out:
-                logger.warning("expunged messages left out path=%s count=%d", path, left_out)
         return self._lost
+
+    def _lost_mapped(self, directories: Sequence[str]) -> Iterator[Scanned]:
+        for uid in self._unreferenced(directories):
+            place = self.storage.place(uid)
+            if place is None:
+                continue
+            try:
+                found, _ = self.storage.read(place)
+            except (Damaged, OSError):
+                yield Scanned(place=place, guid="", folder="")
+            else:
+                yield Scanned(place=place, guid=found.guid, folder=found.folder)
+
+    def _lost_scanned(self, directories: Sequence[str]) -> Iterator[Scanned]:
+        guids, places = self._referenced(directories)
+        expunged = self.storage.expunged()
+        left_out = 0
+        for each in self.storage.scanned():
+            place = (each.place.file, each.place.at)
+            if place in places or (each.guid and guid_128(each.guid) in guids):
+                continue
+            if place in expunged:
+                left_out += 1
+                continue
+            yield each
+        path = disk.shown(self.layout.root, "storage")
+        for text in self.storage.damage:
+            logger.warning("storage damaged path=%s reason=%s", path, text)
+        if left_out:
+            logger.warning("expunged messages left out path=%s count=%d", path, left_out)
 
     def _referenced(self, directories: Sequence[str]) -> tuple[set[bytes], set[tuple[int, int]]]:
         guids: set[bytes] = set()

@@ -162,7 +162,7 @@ class Reader:
             extra = self._extra(row)
             if extra is not None and not self._account.salvage:
                 text = f"{self._shown(row)} is in no folder: it was expunged, or the index has lost it"
-                raise MessageUnreadable(text, hint="--salvage takes it", code="unindexed")
+                raise MessageUnreadable(text, hint="--salvage takes it, also with resume", code="unindexed")
             if self._fresh is not self._table and (gone := self._gone(key, row)):
                 return gone
             with self._located(row) as located:
@@ -258,9 +258,8 @@ class Reader:
         """A message for people."""
         levels = self._layout.levels(self._selection.directory)
         extra = self._extra(row)
-        if extra is not None and self._layout.kind == "mdbox":
-            found = extra.scanned.place if extra.scanned is not None else self._account.storage.place(extra.uid)
-            return self._shown_place(found) if found is not None else f"map UID {extra.uid}"
+        if extra is not None and extra.scanned is not None:
+            return self._shown_place(extra.scanned.place)
         if self._layout.kind == "sdbox":
             return disk.shown(self._layout.root, *levels, f"u.{self._uid(row)}")
         place = self._account.storage.place(self._map_uid(row))
