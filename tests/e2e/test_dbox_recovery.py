@@ -158,7 +158,7 @@ def test_new_mails_go_on_top_of_the_old_ones_that_came_back(
     assert done.returncode == (65 if lost_lines else 0), done.stderr
     assert (report["found"], report["imported"]) == (4 + lost_lines, 4)
     assert report["rejected"] == lost_lines
-    assert report["reasons"]["rejected"] == ({"lost": 2} if lost_lines else {})
+    assert report["reasons"]["rejected"] == ({"missing": 2} if lost_lines else {})
     assert (mail.tree(newer), mail.tree(second)) == untouched
 
     validity, inbox = cached(server, "INBOX")

@@ -61,3 +61,15 @@ def test_what_no_index_has_is_told_of_then_salvaged(kind: str, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     totals = json.loads(done.stdout)["totals"]
     assert (totals["found"], totals["imported"], totals["rejected"]) == (3, 3, 0)
+
+
+@pytest.mark.parametrize("kind", ["sdbox", "mdbox"])
+def test_what_is_there_already_is_known_from_dbox_too(kind: str, tmp_path: Path) -> None:
+    made = (small_sdbox if kind == "sdbox" else small_mdbox)(tmp_path / "store")
+    env = {"XDG_STATE_HOME": str(tmp_path)}
+    line = ["--to", f"maildir:{tmp_path}/out", f"{kind}:{made.root}", "", "ALL"]
+    assert mail.aimport("import", "-u", "bob", *line, env=env).returncode == 0
+    again = mail.aimport("import", "-u", "bob", "--skip-existing", "--json", *line, env=env)
+    assert again.returncode == 0, again.stderr
+    totals = json.loads(again.stdout)["totals"]
+    assert (totals["found"], totals["imported"], totals["present"]) == (3, 0, 3)

@@ -2,7 +2,7 @@
 
     row of the index ─▶ u.<uid>, or map ─▶ m.<file> ─▶ header, metadata ─▶ body: plain, decompressed, attachments in
 
-What the index has and the files have not is `lost`; what is there and not whole is `damaged`; what went away since
+What the index has and the files have not is `missing`; what is there and not whole is `damaged`; what went away since
 it was listed is `vanished`.
 """
 
@@ -180,7 +180,7 @@ class Reader:
                 return gone
             if error.errno in (errno.ENOENT, errno.ESTALE):
                 text = f"{self._shown(row)}: the index has it, and its octets are not there"
-                return Unreadable(key=key, code="lost", text=text)
+                return Unreadable(key=key, code="missing", text=text)
             return Unreadable(key=key, code="unreadable", text=str(files.translated(error, self._shown(row))))
 
     def details(self, row: int) -> Details:

@@ -19,7 +19,7 @@ _ANY_SIZE: Final = 1 << 62
 
 
 class DboxShelf:
-    """All messages of a folder, those that no index has behind the others."""
+    """The selected messages of a folder, those that no index has behind the others."""
 
     def __init__(self, account: Account, selection: DboxSelection) -> None:
         self._account = account
@@ -50,9 +50,11 @@ class DboxShelf:
     def _listed(self, reader: Reader, places: Sequence[int], facts: Fact) -> Facts:
         seen = Facts(places=places)
         if Fact.UID in facts:
-            seen.uids = self._uids()
+            uids = self._uids()
+            seen.uids = [uids[row] for row in self._selection.rows]
         if Fact.FLAGS in facts:
-            seen.flags = self._flags()
+            flags = self._flags()
+            seen.flags = [flags[row] for row in self._selection.rows]
         if Fact.GUID in facts:
             seen.guids = {place: guid or "" for place, guid in self._each(reader.guid, places).items()}
         if Fact.SPAN in facts:
@@ -68,7 +70,7 @@ class DboxShelf:
             return Facts(places=places, sizes=self._each(reader.wire_size, places))
         if Fact.HEADER in facts:
             return Facts(places=places, headers=self._each(reader.header, places))
-        read = reader.read([(self._selection.keys[place], place) for place in places])
+        read = reader.read([(self._selection.keys[place], self._selection.rows[place]) for place in places])
         some = places[: len(read)]
         bodies = [each.body if isinstance(each, Message) else None for each in read]
         return Facts(places=some, bodies=dict(zip(some, bodies, strict=True)))
@@ -78,14 +80,13 @@ class DboxShelf:
         for number, place in enumerate(places):
             if number % 64 == 0:
                 from_thread.check_cancelled()
-            found[place] = look(place)
+            found[place] = look(self._selection.rows[place])
         return found
 
     def _uids(self) -> list[int]:
-        """Those of the index, then what would be given out next."""
-        uids = list(self._table.uids)
+        """Of each row: those of the index, then what would be given out next."""
         following = self._table.next_uid
-        return uids + list(range(following, following + len(self) - len(uids)))
+        return [*self._table.uids, *range(following, following + len(self._selection.extras))]
 
     def _flags(self) -> list[frozenset[str]]:
         table, first_recent = self._table, self._table.first_recent_uid
@@ -103,4 +104,4 @@ class DboxShelf:
                 flags = table.flags_of(row)
                 flags = known[state] = flags | {"\\Recent"} if state[2] else flags
             found.append(flags)
-        return found + [frozenset({"\\Recent"})] * (len(self) - len(found))
+        return found + [frozenset({"\\Recent"})] * len(self._selection.extras)

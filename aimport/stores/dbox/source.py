@@ -13,6 +13,7 @@ from itertools import islice
 from anyio import to_thread
 
 from aimport.model import ConnectionLimits, Endpoint, Mailbox, Message, Selection, Unreadable
+from aimport.query.facts import Fact, Facts
 from aimport.query.terms import ALL, Term
 from aimport.selecting import sift
 from aimport.stores.dbox.account import Account, DboxSelection
@@ -59,6 +60,10 @@ class DboxSourceSession:
         if term == ALL:
             return selection
         return selection.only(await sift(term, DboxShelf(self.account, selection)))
+
+    def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
+        assert isinstance(selection, DboxSelection), "a selection belongs to the store that made it"
+        return DboxShelf(self.account, selection).look(places, facts)
 
     async def messages(
         self, selection: Selection, *, skip: Container[str]
