@@ -11,7 +11,9 @@ import hashlib
 import imaplib
 import json
 import random
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -248,3 +250,35 @@ def _fetched(answer: str) -> dict[str, list[Row]]:
             )
         )
     return rows
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_store_that_is_written_meanwhile_is_never_called_damaged(server: Dovecot, kind: str) -> None:
+    """What is listed is read, or has vanished; at the end, in peace, everything is there."""
+    user = User(server, f"busy@{kind}", 5)
+    user.append()
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            user.change()
+
+    codes: set[str] = set()
+    with ThreadPoolExecutor(1) as thread:
+        changing = thread.submit(change)
+        try:
+            for _ in range(40):
+                seen = await listing(user.endpoint)
+                gone = {name: text for name, text in seen.failed.items() if "no such folder" in text.lower()}
+                assert (seen.failed, seen.notes) == (gone, [])
+                codes |= {each.code for each in seen.unreadable}
+        finally:
+            stop.set()
+            changing.result(60)
+    user.close()
+    assert codes <= {"vanished"}
+    listed = server.config.parent / f"busy-{kind}"
+    listed.write_text(f"{user.name}\n")
+    seen = await listing(user.endpoint)
+    expected = _fetched(server.doveadm("-f", "json", "fetch", "-F", str(listed), FIELDS, "ALL"))
+    assert _sorted(seen.rows) == _sorted(expected.get(user.name, []))

@@ -19,6 +19,7 @@ import pytest
 from aimport.errors import AimportError, MailboxError
 from aimport.model import Endpoint, Message
 from aimport.octets import whole
+from aimport.stores.dbox import account
 from aimport.stores.dbox.account import Account
 from aimport.stores.dbox.layout import Layout
 from aimport.stores.dbox.reader import Reader
@@ -43,13 +44,13 @@ def look(made: Made, *, salvage: bool) -> Seen:
     bodies: Counter[bytes] = Counter()
     flags: list[frozenset[str]] = []
     complaints: list[str] = []
-    account = Account(Layout.of(Endpoint(scheme=made.kind, path=str(made.root))), salvage=salvage)
+    store = Account(Layout.of(Endpoint(scheme=made.kind, path=str(made.root))), salvage=salvage)
     try:
-        for mailbox in account.mailboxes():
+        for mailbox in store.mailboxes():
             try:
-                selection = account.select(mailbox)
+                selection = store.select(mailbox)
                 complaints += selection.notes
-                reader = Reader(account, selection)
+                reader = Reader(store, selection)
                 try:
                     wanted = list(zip(selection.keys, range(len(selection.keys)), strict=True))
                     while wanted:
@@ -67,7 +68,7 @@ def look(made: Made, *, salvage: bool) -> Seen:
     except AimportError as error:
         complaints.append(str(error))
     finally:
-        account.storage.close()
+        store.storage.close()
     return Seen(bodies, flags, complaints)
 
 
@@ -116,7 +117,10 @@ def cuts(made: Made, path: Path, octets: bytes) -> Iterator[tuple[str, bytes, se
 
 
 @pytest.mark.parametrize("damage", [changes, cuts])
-async def test_any_octet_changed_or_lost_is_told_of_and_what_is_whole_is_salvaged(made: Made, damage: Damage) -> None:
+async def test_any_octet_changed_or_lost_is_told_of_and_what_is_whole_is_salvaged(
+    made: Made, damage: Damage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "PATIENCE_S", 0.0)  # nobody else writes here
     await anyio.to_thread.run_sync(_damage_all, made, damage)
 
 

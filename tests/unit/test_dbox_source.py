@@ -259,6 +259,22 @@ async def test_without_the_list_folders_go_by_their_guids(tmp_path: Path) -> Non
     seen = await listing(endpoint, salvage=True)
     assert seen.digests == sorted(row.sha256 for row in recorded("mdbox-listindex-attach-bz2"))
     assert all(len(name) == 32 for name in seen.mailboxes)
+    assert all("its name is lost" in note for note in seen.notes)
+    assert len(seen.notes) == len(seen.mailboxes)
+
+
+async def test_a_folder_that_the_list_does_not_name_fails_alone(tmp_path: Path) -> None:
+    endpoint = unpacked("mdbox-listindex-attach-bz2", tmp_path)
+    folders = tmp_path / "mdbox" / "mailboxes"
+    known = len([*folders.iterdir()])
+    shutil.copytree(
+        next(path for path in folders.iterdir() if (path / "dovecot.index.cache").exists()), folders / ("ab" * 16)
+    )
+    seen = await listing(endpoint)
+    assert list(seen.failed) == ["ab" * 16]
+    assert "the list of folders does not name it" in seen.failed["ab" * 16]
+    assert len(seen.mailboxes) == known + 1
+    assert sorted(seen.rows, key=lambda row: (row.mailbox, row.uid)) == recorded("mdbox-listindex-attach-bz2")
 
 
 @pytest.mark.parametrize("lose", [without_indexes, without_map])

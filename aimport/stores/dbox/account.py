@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar, overload
+
+from anyio import from_thread
 
 from aimport.errors import MailboxError, MailboxNotFound, SourceMissing
 from aimport.model import Mailbox, MessageKey, Selection
@@ -33,6 +36,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _MANY: Final = 64 << 20  # arbitrary: a list of so many octets is a small matter
 
+PAUSES_S: Final = (0.02, 0.1, 0.4)
+"""What no index has is looked for again after so long: a mail that comes has its file before its place in the index,
+one that goes has it longer, both for some milliseconds."""
+PATIENCE_S: Final = 2.0
+"""So long in all for one session: a store with many leftovers is not waited for in every folder."""
 SALVAGE: Final = "--salvage takes what is whole, also with resume"
 
 
@@ -113,6 +121,9 @@ class Account:
         self.salvage = salvage
         self.storage = Storage(layout)
         self._by_name: dict[tuple[str, ...], str] | None = None
+        self._patience_s = PATIENCE_S
+        self._nameless: Sequence[str] = ()
+        """Directories of LAYOUT=index that the list does not name."""
         self._lost: dict[str, list[Scanned]] | None = None
         self._tables: dict[str, tuple[tuple[int, ...], Table | None]] = {}
         """mdbox: indexes of folders, which are all needed to know what no folder has."""
@@ -169,7 +180,7 @@ class Account:
         return list(found)
 
     def _named(self, directories: Sequence[str]) -> list[Mailbox]:
-        """LAYOUT=index: directories are GUIDs, names come from the list. One without a name is shown by its GUID.
+        """LAYOUT=index: directories are GUIDs, names come from the list. One without a name goes by its GUID.
 
         Raises:
             SourceMissing: the list is missing or damaged, and without it there are no names.
@@ -180,13 +191,8 @@ class Account:
             if node.selectable and node.guid not in found:
                 name = "/".join(level.decode("utf-8", "surrogateescape") for level in node.levels)
                 found[node.guid] = layout.mailbox(name, directory=node.guid)
-        nameless = [directory for directory in directories if directory not in found]
-        if nameless:
-            logger.warning(
-                "folders without a name path=%s count=%d first=%s", disk.shown(layout.root, layout.mailboxes),
-                len(nameless), nameless[0],
-            )  # fmt: skip
-        return [*found.values(), *(layout.mailbox(each, directory=each) for each in nameless)]
+        self._nameless = [directory for directory in directories if directory not in found]
+        return [*found.values(), *(layout.mailbox(each, directory=each) for each in self._nameless)]
 
     def _nodes(self) -> list[Node]:
         layout = self.layout
@@ -281,14 +287,18 @@ class Account:
         MailboxError: the index is damaged, or missing, and nothing is to be salvaged.
         """
         directory = self.directory(mailbox)
-        signature, table = self._known(directory)
         notes: list[str] = []
         path = self.index_path(directory) or disk.shown(self.layout.root, directory)
+        if directory in self._nameless:
+            if not self.salvage:
+                raise MailboxError(f"{path}: the list of folders does not name it", hint=SALVAGE)
+            notes.append(f"{path}: its name is lost")
+        signature, table = self._known(directory)
         if table is None:
             if not self._exists(directory) and directory not in (self._lost or ()):
                 raise MailboxNotFound(f"{path}: there is no such folder", code="NONEXISTENT")
             table = Table()
-            extras = self._extras(directory, table)
+            extras = self._extras(directory, table, indexed=False)
             if (extras or self._may_hold(directory)) and not self.salvage:
                 raise MailboxError(f"{path}: there is no index, which alone has UIDs and flags", hint=SALVAGE)
             if extras:
@@ -334,15 +344,16 @@ class Account:
         """Whether a folder of mdbox without an index may have had messages."""
         return self.layout.kind == "mdbox" and bool(self.storage.numbers())
 
-    def _extras(self, directory: str, table: Table) -> list[Extra]:
+    def _extras(self, directory: str, table: Table, *, indexed: bool = True) -> list[Extra]:
         if self.layout.kind == "mdbox":
             return [Extra(key=_lost_key(each), scanned=each) for each in self.lost(None).get(directory, ())]
         found = self._unindexed(directory, table)
-        if found and table.uids:
-            # A mail that came, or went, while we looked: the index tells of it by now.
+        for pause_s in PAUSES_S:
+            if not found or not indexed or not self._pause(pause_s):
+                break
             fresh = self.table(directory) or table
-            again = set(self._unindexed(directory, table))
-            found = [uid for uid in found if uid in again and fresh.row(uid) < 0]
+            there = set(self._unindexed(directory, fresh))
+            found = [uid for uid in found if uid in there]
         return [Extra(key=MessageKey(f"u.{uid}"), uid=uid) for uid in sorted(found)]
 
     def _unindexed(self, directory: str, table: Table) -> list[int]:
@@ -396,12 +407,13 @@ class Account:
     # What no folder points to.
 
     def _unreferenced(self, directories: Sequence[str]) -> list[int]:
-        """Map UIDs that no folder has, though the map says that one does.
-
-        A message is in the map before its folder has it, so what seems lost is looked for once more.
-        """
+        """Map UIDs that no folder has, though the map says that one does."""
         found: list[int] = []
-        for again in (False, True):
+        for pause_s in (0.0, *PAUSES_S):
+            if pause_s:
+                if not self._pause(pause_s):
+                    break
+                self.storage.refresh()
             table = self.storage.map
             references = table.extension("ref") if table is not None else None
             if table is None or references is None or not table.uids or table.damage:
@@ -421,15 +433,25 @@ class Account:
                     elif uid < len(seen):
                         seen[uid] = 1
             cells = references.cells
+            before = set(found) if pause_s else None
             found = [
                 uid
                 for row, uid in enumerate(table.uids)
                 if not (uid in seen if isinstance(seen, set) else seen[uid]) and (cells[2 * row] or cells[2 * row + 1])
+                if before is None or uid in before
             ]
-            if not found or again:
+            if not found:
                 break
-            self.storage.refresh()
         return found
+
+    def _pause(self, seconds: float) -> bool:
+        """False: there is no patience left."""
+        from_thread.check_cancelled()
+        if self._patience_s < seconds:
+            return False
+        self._patience_s -= seconds
+        time.sleep(seconds)
+        return True
 
     def lost(self, mailboxes: Sequence[Mailbox] | None) -> dict[str, list[Scanned]]:
         """mdbox: whole messages that no folder has, by the directory where the first of their folders was.
