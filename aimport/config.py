@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dest_password: Secret | None = None
     dest_master_user: str = ""
     dest_master_password: Secret | None = None
+    mail_attachment_dir: str = ""
+    """Where sdbox and mdbox keep attachments apart, as Dovecot's setting of that name says."""
     imapc_host: str = ""
     imapc_port: int = 0
     imapc_user: str = ""

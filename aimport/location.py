@@ -23,8 +23,10 @@ from aimport.variables import Expanded, Variables, expand, expand_parts
 
 Side = Literal["source", "destination"]
 
-SCHEMES: Final = ("maildir", "imap", "imaps", "imapc", "tunnel", "memory")
-LATER_SCHEMES: Final = ("mbox", "sdbox", "mdbox", "dbox", "eml", "mh", "zip", "tar", "auto")
+SCHEMES: Final = ("maildir", "sdbox", "mdbox", "dbox", "imap", "imaps", "imapc", "tunnel", "memory")
+LATER_SCHEMES: Final = ("mbox", "eml", "mh", "zip", "tar", "auto")
+SOURCES: Final = frozenset({"sdbox", "mdbox", "dbox"})
+"""Schemes that can only be read."""
 LAYOUTS: Final = ("Maildir++", "fs", "imapdir", "index", "none")
 PATH_KEYS: Final = frozenset({"INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "INBOX", "ALT", "VOLATILEDIR"})
 KEYS: Final = PATH_KEYS | {
@@ -66,6 +68,11 @@ def parse_location(text: str, variables: Variables, *, side: Side, settings: Set
     scheme, colon, rest = expanded.text.partition(":")
     scheme = scheme.lower()
     _check_scheme(scheme, colon, shown)
+    if side == "destination" and scheme in SOURCES:
+        hint = "import through its server, with imaps: or tunnel:"
+        raise ConfigurationError(f"{shown}: {scheme}: can only be read", hint=hint)
+    if scheme == "dbox":
+        scheme = "sdbox"  # as in Dovecot
     if scheme in ("imap", "imaps"):
         return _Url(expanded, shown, variables, side, settings).parse(scheme, rest)
     if scheme == "imapc":
@@ -86,6 +93,20 @@ def parse_location(text: str, variables: Variables, *, side: Side, settings: Set
         path=_path(path, expanded, variables, shown),
         options=tuple(_option(option, expanded, variables, shown) for option in options),
     )
+
+
+def with_attachments(endpoint: Endpoint, variables: Variables, settings: Settings) -> Endpoint:
+    """`endpoint` with the directory of `mail_attachment_dir`, where its kind of store has such.
+
+    Raises:
+        ConfigurationError, UserError
+    """
+    if not settings.mail_attachment_dir or endpoint.scheme not in SOURCES:
+        return endpoint
+    name = "mail_attachment_dir"
+    expanded = expand_parts(settings.mail_attachment_dir, variables, shown=name)
+    path = _path(expanded.text, expanded, variables, name)
+    return replace(endpoint, options=(*endpoint.options, (name, path)))
 
 
 def check_password(text: str) -> None:

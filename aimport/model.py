@@ -141,13 +141,14 @@ class Selection:
 
     `sizes` are octets as the store counts them, a hint for plans, windows and the byte budget;
     the octets read decide. Both have the same length. `unlisted`: so many more the store says
-    it has, and does not name.
+    it has, and does not name. `notes`: what is wrong with the mailbox though it can be read, a line each.
     """
 
     mailbox: Mailbox
     keys: Sequence[MessageKey]
     sizes: Sequence[int]
     unlisted: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class LargeBody(Protocol):

@@ -283,6 +283,7 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             continue
         if known is not None and known.complete:
             continue
+        _tell_damage(job, selection)
         work = Work(selection, target, account.log.lanes.get(place))
         if known is not None:
             work.refused = known.refused
@@ -292,6 +293,11 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             done = len(selection.keys) - work.open_keys()
             run.counters.user_found(job.user, len(selection.keys))
             run.counters.settled(job.user, done, 0)
+
+
+def _tell_damage(job: UserJob, selection: Selection) -> None:
+    for note in selection.notes:
+        logger.warning("mailbox damaged user=%s mailbox=%s reason=%s", job.user, selection.mailbox.name, note)
 
 
 async def _run_lanes(
@@ -610,17 +616,19 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                     failure = failure or error
                     continue
                 target = targets[mailbox]
+                _tell_damage(job, selection)
                 there: Collection[int] = ()
                 if run.skip_existing and await writer.position(target) is not None:
                     there = await existing(selection, range(len(selection.keys)), reader, writer, target)
                 due = [place for place in range(len(selection.keys)) if place not in there]
                 if due:
+                    sizes = await anyio.to_thread.run_sync(list, selection.sizes)  # files may be asked
                     planned.append(
                         PlannedMailbox(
                             source=mailbox.name,
                             dest=target.name,
                             messages=len(due),
-                            octets=sum(selection.sizes[place] for place in due),
+                            octets=sum(sizes[place] for place in due),
                             keys=tuple(selection.keys[place] for place in due),
                         )
                     )

@@ -21,7 +21,7 @@ import msgspec
 
 from aimport.config import DEFAULTS, Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
-from aimport.location import parse_location, system_home
+from aimport.location import parse_location, system_home, with_attachments
 from aimport.model import Endpoint, UserJob
 from aimport.query.dates import Clock
 from aimport.query.parse import parse_query
@@ -279,6 +279,7 @@ def _make_job(plan: Plan, row: UserRow) -> UserJob:
         side="source",
         settings=source_settings,
     )
+    source = with_attachments(source, source_variables, source_settings)
     to = row.cells.get("dest") or request.to or settings.mail_location
     if not to:
         raise ConfigurationError("no destination", hint="give --to LOCATION or set mail_location")

@@ -47,6 +47,7 @@ class Call:
     journal: Path | None
     """Where runs are remembered; None: nowhere."""
     repair: bool
+    salvage: bool
     again: bool
     progress: Style
     as_json: bool

@@ -35,6 +35,7 @@ def command(
     skip_existing: bool,
     fsync: Any,
     repair: str,
+    salvage: bool,
     journal: str | None,
     no_journal: bool,
     again: bool,
@@ -53,7 +54,7 @@ def command(
     plan = make_plan(options.request(**selection), settings_of(globals_), stdin=sys.stdin.buffer)
     memory = Journal.in_memory()
     run = Run(
-        stores=Stores(),
+        stores=Stores(salvage=salvage),
         journal=memory,
         query=plan.query,
         skip_existing=skip_existing,

@@ -12,10 +12,14 @@ Fsync = Literal["never", "batch", "each"]
 
 
 class Stores:
-    """Opens endpoints of the known schemes. Modules are imported when their scheme is first met."""
+    """Opens endpoints of the known schemes. Modules are imported when their scheme is first met.
 
-    def __init__(self, *, fsync: Fsync = "batch") -> None:
+    `salvage`: a damaged source gives what it still holds (`--salvage`).
+    """
+
+    def __init__(self, *, fsync: Fsync = "batch", salvage: bool = False) -> None:
         self._fsync: Fsync = fsync
+        self._salvage = salvage
 
     def source(self, endpoint: Endpoint) -> Source:
         match endpoint.scheme:
@@ -23,6 +27,10 @@ class Stores:
                 from aimport.stores.maildir import MaildirSource
 
                 return MaildirSource(endpoint)
+            case "sdbox" | "mdbox":
+                from aimport.stores.dbox import DboxSource
+
+                return DboxSource(endpoint, salvage=self._salvage)
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapSource
 

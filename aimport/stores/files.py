@@ -6,8 +6,11 @@ Every path is one name relative to a directory descriptor: what lies in a mailbo
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import stat
 import threading
+from datetime import UTC, datetime
 from typing import ClassVar, Final
 
 from aimport.errors import (
@@ -19,6 +22,8 @@ from aimport.errors import (
     OverQuota,
     Unavailable,
 )
+
+logger = logging.getLogger(__name__)
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -33,6 +38,19 @@ def open_file(name: str, dir_fd: int) -> int:
         return os.open(name, FILE, dir_fd=dir_fd)  # O_NOATIME is for the owner
 
 
+def open_regular(name: str, dir_fd: int) -> int:
+    """As `open_file`.
+
+    Raises:
+        OSError: also when it is no regular file.
+    """
+    fd = open_file(name, dir_fd)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "not a regular file")
+
+
 def read_all(fd: int, size: int) -> bytes:
     """All octets of a file; `size` is what stat says and is not believed."""
     body = os.read(fd, size + 1)
@@ -42,6 +60,15 @@ def read_all(fd: int, size: int) -> bytes:
     while part := os.read(fd, 1 << 20):
         parts.append(part)
     return b"".join(parts)
+
+
+def date_of(seconds: int, name: str) -> datetime:
+    """Received date of the message `name`; years that have no date become the nearest that have one."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        logger.warning("date out of range name=%r seconds=%d", name, seconds)
+        return (datetime.min if seconds < 0 else datetime.max.replace(microsecond=0)).replace(tzinfo=UTC)
 
 
 def translated(error: OSError, path: str, *, wide: bool = False) -> AimportError:

@@ -27,6 +27,7 @@ from aimport.interfaces import Destination, Source
 from aimport.model import STREAM_OCTETS, Batch, Endpoint, Mailbox, Message, MessageKey, Secret, Security, Wanted
 from aimport.names import encode_utf7
 from aimport.octets import fingerprint, whole, wire_form
+from aimport.stores.dbox import DboxSource
 from aimport.stores.imap import ImapDestination, ImapSource
 from aimport.stores.maildir import MaildirDestination, MaildirSource
 from aimport.stores.memory import MemoryDestination, MemorySource, MemoryStore
@@ -392,6 +393,31 @@ class ImapAccount:
         return counts, self.look(INBOX)
 
 
+class DboxAccount(ImapAccount):
+    """An account of a Dovecot whose mail is sdbox or mdbox: put there by the server, read by us from the files."""
+
+    def __init__(self, server: Dovecot, user: str, kind: str) -> None:
+        user = f"{user}@{kind}"  # the domain is the format (`dovecot_with_dbox`)
+        super().__init__(server, user)
+        self.root = server.home(user) / kind
+        self._kind = kind
+
+    def source(self) -> Source:
+        return DboxSource(Endpoint(scheme=self._kind, path=str(self.root)))
+
+    def missing(self) -> Source:
+        return DboxSource(Endpoint(scheme=self._kind, path=str(self.root / "not" / "there")))
+
+    def mailbox(self, path: Path_) -> Mailbox:
+        return Mailbox(path=path, separator="/")
+
+    def held(self, message: Message) -> Held:
+        return held(message)
+
+    def state(self) -> object:
+        return tree(self.root)
+
+
 def _listed_name(line: bytes) -> str:
     """The name at the end of a LIST response, as it was sent."""
     match = re.search(r' ("(?:[^"\\\\]|\\\\.)*"|[^ ]+)\Z', line.decode())
@@ -405,9 +431,26 @@ def imap_account(request: pytest.FixtureRequest, name: str, user: str, link: Lin
     return ImapAccount(server, user, link)
 
 
-@pytest.fixture(params=["memory", "maildir", *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP)])
+STORES: Final = ("memory", "maildir", *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP))
+DBOX: Final = tuple(pytest.param(each, marks=pytest.mark.dovecot) for each in ("sdbox", "mdbox"))
+
+
+@pytest.fixture(params=[*STORES, *DBOX], name="account")
+def source_account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
+    """An empty account of each store that can be read."""
+    if request.param in ("sdbox", "mdbox"):
+        server: Dovecot = request.getfixturevalue("dovecot_with_dbox")
+        return DboxAccount(server, unique_user.partition("@")[0], request.param)
+    return _account(request, tmp_path, unique_user)
+
+
+@pytest.fixture(params=STORES)
 def account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
     """An empty account of each store; IMAP in the clear (`test_imap_links` has the others)."""
+    return _account(request, tmp_path, unique_user)
+
+
+def _account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
     match request.param:
         case "memory":
             return MemoryAccount()

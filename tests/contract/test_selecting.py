@@ -9,9 +9,9 @@ from typing import Final
 from aimport.model import Message
 from aimport.query.dates import Clock
 from aimport.query.parse import parse_query
-from tests.contract.stores import INBOX, Account, account, held, message
+from tests.contract.stores import INBOX, Account, held, message, source_account
 
-__all__ = ["account"]
+__all__ = ["source_account"]
 
 NOON = datetime(2021, 6, 15, 12, tzinfo=UTC)
 CLOCK = Clock(now=int((NOON + timedelta(days=30)).timestamp()))

@@ -2,8 +2,8 @@
 
 Invariant: of each user every message is there once, as it was, and so is every delivery that was acknowledged.
 `make soak` runs it for ten minutes; AIMPORT_SOAK_S is how many seconds, AIMPORT_SOAK_SEED what happens. Now and then it
-takes two minutes more: a Dovecot killed between the making of its uid list's lock and the name it writes there leaves a lock
-that the others take for a living one so long.
+takes two minutes more: a Dovecot killed between the making of its uid list's lock and the name it writes there leaves
+a lock that the others take for a living one so long.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aimport.config import Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
-from aimport.location import KEYS, LATER_SCHEMES, Side, check_password, parse_location, shown_location
+from aimport.location import KEYS, LATER_SCHEMES, Side, check_password, parse_location, shown_location, with_attachments
 from aimport.model import Endpoint, Secret
 from aimport.secret import reveal
 from aimport.variables import Variables
@@ -487,3 +487,18 @@ def test_any_user_name_is_one_piece_of_a_path(user: str) -> None:
         return
     assert endpoint.path.startswith("/srv")
     assert len(endpoint.options) == 1
+
+
+@pytest.mark.parametrize(("text", "scheme"), [("sdbox:/m", "sdbox"), ("mdbox:/m", "mdbox"), ("dbox:/m", "sdbox")])
+def test_dbox_is_read_and_never_written(text: str, scheme: str) -> None:
+    assert parse(text) == Endpoint(scheme=scheme, path="/m")
+    with pytest.raises(ConfigurationError, match="can only be read"):
+        parse_location(text, BOB, side="destination", settings=Settings())
+
+
+def test_attachments_of_dbox_lie_where_the_setting_says() -> None:
+    settings = Settings(mail_attachment_dir="~/att/%d")
+    found = with_attachments(Endpoint(scheme="mdbox", path="/m"), BOB, settings)
+    assert found.options == (("mail_attachment_dir", "/home/bob/att/example.org"),)
+    other = Endpoint(scheme="maildir", path="/m")
+    assert with_attachments(other, BOB, settings) is other

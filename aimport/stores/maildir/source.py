@@ -18,7 +18,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from anyio import from_thread, to_thread
@@ -499,7 +498,7 @@ def _read_file(key: MessageKey, dir_fd: int, name: str, letters: dict[str, str],
     return Message(
         key=key,
         flags=from_letters(split_name(name)[1], letters),
-        internal_date=_date(status.st_mtime_ns // 1_000_000_000, name),
+        internal_date=files.date_of(status.st_mtime_ns // 1_000_000_000, name),
         body=body,
     )
 
@@ -532,12 +531,3 @@ def _read_header(dir_fd: int, name: str) -> bytes:
 def _wire_size(dir_fd: int, name: str) -> int:
     with _regular(dir_fd, name) as fd:
         return wire_size(iter(lambda: os.read(fd, PIECE_OCTETS), b""))
-
-
-def _date(seconds: int, name: str) -> datetime:
-    """Received date from an mtime; years that have no date become the nearest that have one."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):
-        logger.warning("date out of range name=%r mtime=%d", name, seconds)
-        return (datetime.min if seconds < 0 else datetime.max.replace(microsecond=0)).replace(tzinfo=UTC)
