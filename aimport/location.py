@@ -41,6 +41,27 @@ KEYS: Final = PATH_KEYS | {
     "NO-NOSELECT",
     "NO-FS-VALIDATION",
 }
+SETTING_KEYS: Final = {
+    "mail_inbox_path": "INBOX",
+    "mail_index_path": "INDEX",
+    "mail_index_private_path": "INDEXPVT",
+    "mail_cache_path": "INDEXCACHE",
+    "mail_control_path": "CONTROL",
+    "mail_volatile_path": "VOLATILEDIR",
+    "mail_alt_path": "ALT",
+    "mailbox_list_layout": "LAYOUT",
+    "mailbox_root_directory_name": "MAILBOXDIR",
+    "mailbox_directory_name": "DIRNAME",
+    "mailbox_subscriptions_filename": "SUBSCRIPTIONS",
+    "mailbox_list_index_prefix": "LISTINDEX",
+    "mailbox_list_iter_from_index_dir": "ITERINDEX",
+    "mailbox_list_drop_noselect": "NO-NOSELECT",
+    "mailbox_list_utf8": "UTF-8",
+    "mailbox_list_visible_escape_char": "BROKENCHAR",
+}
+"""The settings that Dovecot 2.4 has in place of keys; they may also stand where a key stands."""
+_SWITCHES: Final = frozenset({"ITERINDEX", "NO-NOSELECT", "UTF-8"})
+"""Keys without a value, which are yes or no in 2.4."""
 REMOTE_SHELLS: Final = frozenset({"ssh", "rsh", "slogin"})
 """Programs that join their words again, for a shell at the other end."""
 _PORTS: Final = {"tls": 993, "starttls": 143, "none": 143}
@@ -84,8 +105,28 @@ def parse_location(text: str, variables: Variables, *, side: Side, settings: Set
     return Endpoint(
         scheme=scheme,
         path=_path(path, expanded, variables, shown),
-        options=tuple(_option(option, expanded, variables, shown) for option in options),
+        options=tuple(filter(None, (_option(option, expanded, variables, shown) for option in options))),
     )
+
+
+def split_location(settings: Settings) -> str:
+    """The location that Dovecot 2.4's settings `mail_driver`, `mail_path`, ... say, as one text; "": they say none.
+
+    Raises:
+        ConfigurationError: they are not complete, or `mail_location` says another one.
+    """
+    given = [name for name in ("mail_driver", "mail_path", *SETTING_KEYS) if getattr(settings, name)]
+    if not given:
+        return ""
+    if settings.mail_location:
+        raise ConfigurationError(f"mail_location and {given[0]} are both set", hint="leave one of them out")
+    if not settings.mail_driver or not settings.mail_path:
+        missing = "mail_path" if settings.mail_driver else "mail_driver"
+        raise ConfigurationError(f"{given[0]} is set without {missing}", hint=f"set {missing}")
+    parts = [settings.mail_driver, settings.mail_path.replace(":", "::")]
+    values = ((name, getattr(settings, name)) for name in SETTING_KEYS)
+    parts += [f"{name}={value.replace(':', '::')}" for name, value in values if value]
+    return ":".join(parts)
 
 
 def check_password(text: str) -> None:
@@ -169,15 +210,23 @@ def system_home(name: str) -> str | None:
         return None
 
 
-def _option(text: str, expanded: Expanded, variables: Variables, shown: str) -> tuple[str, str]:
-    key, _, part = text.partition("=")
-    key = expanded.fill(key)
+def _option(text: str, expanded: Expanded, variables: Variables, shown: str) -> tuple[str, str] | None:
+    """A key with its value, by its name of 2.3; None for a switch of 2.4 that is off."""
+    written, _, part = text.partition("=")
+    written = expanded.fill(written)
+    key = SETTING_KEYS.get(written, written)
     if key not in KEYS:
-        raise ConfigurationError(f"{shown}: unknown key {key!r}", hint=nearest(key, KEYS))
+        raise ConfigurationError(f"{shown}: unknown key {written!r}", hint=nearest(written, (*KEYS, *SETTING_KEYS)))
     value = expanded.fill(part)
+    if key in _SWITCHES and written != key:
+        if value.lower() not in ("yes", "no"):
+            raise ConfigurationError(f"{shown}: {written} is yes or no, not {value!r}")
+        return (key, "") if value.lower() == "yes" else None
     if key == "LAYOUT" and value.lower() not in (layout.lower() for layout in LAYOUTS):
         hint = nearest(value, LAYOUTS) or f"there are {', '.join(LAYOUTS)}"
         raise ConfigurationError(f"{shown}: unknown LAYOUT {value!r}", hint=hint)
+    if key == "BROKENCHAR" and len(value) != 1:
+        raise ConfigurationError(f"{shown}: {written} is one character, not {value!r}")
     if key in PATH_KEYS and value and not (key == "INDEX" and value == "MEMORY"):
         value = _path(part, expanded, variables, shown)
     return key, value

@@ -17,7 +17,7 @@ from aimport.config import Settings, load_settings
 from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
 from aimport.model import Appended, Present, Rejected, UserJob
-from aimport.plan import Plan, jobs, make_plan
+from aimport.plan import Plan, destination_of, jobs, make_plan
 from aimport.results import RunReport, UserResult, exit_code
 from aimport.stores import Stores
 
@@ -67,7 +67,7 @@ def job_identity(call: Call, settings: Settings) -> str:
         request.source,
         request.parent,
         "\0".join(request.query),
-        request.to or settings.mail_location,
+        request.to or destination_of(settings),
         request.user or ("" if request.all_users or request.list_file else os.environ.get("USER", "")),
         "all" if request.all_users else "",
         os.path.abspath(users) if users not in ("", "-") else users,

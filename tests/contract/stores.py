@@ -261,6 +261,19 @@ class MaildirAccount:
         return tree(self.root)
 
 
+class MaildirFsAccount(MaildirAccount):
+    """A tree of directories, each with its messages in a directory of their own."""
+
+    def _endpoint(self, root: Path) -> Endpoint:
+        return Endpoint(scheme="maildir", path=str(root), options=(("LAYOUT", "fs"), ("DIRNAME", "mails")))
+
+    def mailbox(self, path: Path_) -> Mailbox:
+        return Mailbox(path=path, separator="/")
+
+    def folder(self, path: Path_) -> Path:
+        return self.root.joinpath(*map(encode_utf7, path), "mails")
+
+
 Server = Dovecot | Cyrus | Courier
 
 
@@ -405,7 +418,10 @@ def imap_account(request: pytest.FixtureRequest, name: str, user: str, link: Lin
     return ImapAccount(server, user, link)
 
 
-@pytest.fixture(params=["memory", "maildir", *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP)])
+LOCAL: Final = ("memory", "maildir", "maildir-fs")
+
+
+@pytest.fixture(params=[*LOCAL, *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP)])
 def account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
     """An empty account of each store; IMAP in the clear (`test_imap_links` has the others)."""
     match request.param:
@@ -413,5 +429,7 @@ def account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) ->
             return MemoryAccount()
         case "maildir":
             return MaildirAccount(tmp_path / "Maildir")
+        case "maildir-fs":
+            return MaildirFsAccount(tmp_path / "Maildir")
         case name:
             return imap_account(request, name, unique_user)

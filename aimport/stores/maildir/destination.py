@@ -16,7 +16,7 @@ import stat
 from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Final
 
 from anyio import from_thread, to_thread
@@ -45,7 +45,6 @@ from aimport.octets import local_form, local_pieces, local_size, pieces_of
 from aimport.stores import Fsync, files
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
-    SEPARATOR,
     Layout,
     escape_host,
     format_keywords,
@@ -69,7 +68,7 @@ _WIDE: Final = frozenset(
 
 
 class MaildirDestination:
-    """One account in a Maildir++ tree, made when missing. `fsync` says what "appended" promises."""
+    """One account in a tree of Maildir folders, made when missing. `fsync` says what "appended" promises."""
 
     host = ""
     wire = False
@@ -89,14 +88,14 @@ class MaildirDestination:
 
 
 class MaildirDestinationSession:
-    """Writes one Maildir++ tree."""
+    """Writes one tree of Maildir folders."""
 
     limits = ConnectionLimits()
-    separator = SEPARATOR
     folds_case = False
     waits = False
 
     def __init__(self, layout: Layout, fsync: Fsync) -> None:
+        self.separator = layout.separator
         self._layout = layout
         self._fsync: Fsync = fsync
         self._writer: _Writer | None = None
@@ -136,7 +135,7 @@ class MaildirDestinationSession:
             MailboxNotFound: it, or one of its three directories, is not there.
         """
         directory = self._layout.new_directory(mailbox)
-        path = f"{self._layout.root}/{directory}"
+        path = self._layout.place(directory)
         try:
             folder = disk.open_folder(self._layout, directory)
         except SourceMissing as error:
@@ -156,15 +155,15 @@ class MaildirDestinationSession:
             _make_path(layout.root, durable)
             _make_path(root_path, durable)
             if layout.control:
-                _make_path(f"{layout.control}/{directory or '.INBOX'}", durable)
+                _make_path(layout.control_place(directory), durable)
             root = disk.open_root(layout) if root_path == layout.root else os.open(root_path, files.DIRECTORY)
             try:
-                _make_folder(root, directory, durable)
+                _make_folder(root, layout.steps(directory), durable, marked=layout.kind == "maildir++")
             finally:
                 os.close(root)
         except OSError as error:
             wide = not directory or not os.access(layout.root, os.W_OK)
-            raise files.translated(error, f"{root_path}/{directory}", wide=wide) from error
+            raise files.translated(error, layout.place(directory), wide=wide) from error
         if subscribe:
             try:
                 self._subscribe(mailbox)
@@ -178,7 +177,7 @@ class MaildirDestinationSession:
         try:
             with disk.dotlock(fd, f"{name}.lock"):
                 data = disk.read_small(disk.Folder(path=self._layout.root, control=fd), name)
-                changed = with_subscription(data, levels)
+                changed = with_subscription(data, levels, self._layout.separator)
                 if changed is not None:
                     mode = stat.S_IMODE(os.fstat(fd).st_mode) & 0o666
                     disk.replace_file(fd, name, changed, mode=mode, durable=self._fsync != "never")
@@ -434,14 +433,22 @@ def _make_directory(dir_fd: int, name: str, mode: int) -> bool:
     return True
 
 
-def _make_folder(root: int, directory: str, durable: bool) -> None:
-    """What is missing of a mailbox, with the rights of the root."""
+def _make_folder(root: int, steps: Sequence[str], durable: bool, *, marked: bool) -> None:
+    """What is missing of a mailbox and of the directories above it, with the rights of the root.
+
+    `marked`: a folder gets the file that Maildir++ knows its folders by.
+    """
     mode = stat.S_IMODE(os.fstat(root).st_mode) & 0o2777
-    changed = bool(directory) and _make_directory(root, directory, mode)
-    fd = os.open(directory or ".", files.DIRECTORY, dir_fd=root)
-    try:
+    with ExitStack() as stack:
+        fd = root
+        for step in steps:
+            changed = _make_directory(fd, step, mode)
+            if durable and changed:
+                os.fsync(fd)
+            fd = os.open(step, files.DIRECTORY, dir_fd=fd)
+            stack.callback(os.close, fd)
         made = [_make_directory(fd, name, mode) for name in ("tmp", "new", "cur")]
-        if directory:
+        if steps and marked:
             with suppress(FileExistsError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
                 mark = os.open("maildirfolder", flags, mode & 0o666, dir_fd=fd)
@@ -449,10 +456,6 @@ def _make_folder(root: int, directory: str, durable: bool) -> None:
                 os.close(mark)
         if durable and any(made):
             os.fsync(fd)
-        if durable and changed:
-            os.fsync(root)
-    finally:
-        os.close(fd)
 
 
 def _count_quota(root: str, octets: int, count: int) -> None:

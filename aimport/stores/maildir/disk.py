@@ -100,16 +100,15 @@ def open_folder(layout: Layout, directory: str) -> Folder:
         OSError: the directory cannot be opened, or one in it for another reason than not being there.
         SourceMissing, AccessRefused: the root.
     """
-    inbox = not directory
-    path = (layout.inbox or layout.root) if inbox else f"{layout.root}/{directory}"
-    folder = Folder(path=path)
+    folder = Folder(path=layout.place(directory))
     try:
-        if inbox and layout.inbox:
+        if not directory and layout.inbox:
             folder.fd = folder.opened(layout.inbox, None)
         else:
-            root = open_root(layout)
-            folder._stack.callback(os.close, root)
-            folder.fd = root if inbox else folder.opened(_on_disk(directory, root), root)
+            folder.fd = open_root(layout)
+            folder._stack.callback(os.close, folder.fd)
+            for step in layout.steps(directory):
+                folder.fd = folder.opened(_on_disk(step, folder.fd), folder.fd)
         for name in ("cur", "new", "tmp"):
             try:
                 setattr(folder, name, folder.opened(name, folder.fd))
@@ -119,7 +118,7 @@ def open_folder(layout: Layout, directory: str) -> Folder:
         folder.control = folder.fd
         if layout.control:
             try:
-                folder.control = folder.opened(f"{layout.control}/{directory or '.INBOX'}", None)
+                folder.control = folder.opened(layout.control_place(directory), None)
             except OSError:
                 folder.control = -1
     except BaseException:
@@ -128,13 +127,13 @@ def open_folder(layout: Layout, directory: str) -> Folder:
     return folder
 
 
-def _on_disk(directory: str, root: int) -> str:
+def _on_disk(step: str, above: int) -> str:
     """The true name of a directory that is shown with `\\xNN` for octets that are not UTF-8."""
-    if "\\x" in directory:
-        for name in os.listdir(root):
-            if printable(name) == directory:
+    if "\\x" in step:
+        for name in os.listdir(above):
+            if printable(name) == step:
                 return name
-    return directory
+    return step
 
 
 def read_small(folder: Folder, name: str, limit: int = MAX_SMALL) -> bytes | None:

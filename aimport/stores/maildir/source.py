@@ -46,6 +46,7 @@ from aimport.spool import FileBody
 from aimport.stores import files
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
+    CONTENTS,
     Layout,
     mailbox_guid,
     message_guids,
@@ -71,7 +72,7 @@ T = TypeVar("T")
 
 
 class MaildirSource:
-    """One account in a Maildir++ tree."""
+    """One account in a tree of Maildir folders."""
 
     host = ""
 
@@ -96,7 +97,7 @@ class MaildirSelection(Selection):
 
 
 class MaildirSourceSession:
-    """Reads one Maildir++ tree."""
+    """Reads one tree of Maildir folders."""
 
     limits = ConnectionLimits()
 
@@ -137,24 +138,97 @@ class MaildirSourceSession:
 def _list(layout: Layout) -> list[Mailbox]:
     root = disk.open_root(layout)
     try:
-        directories = [""] if _holds_messages(layout.inbox or ".", root) else []
-        with os.scandir(root) as entries:
-            for entry in entries:
-                if not entry.name.startswith(".") or entry.name == "..DOVECOT-TRASHED":
-                    continue
-                if entry.is_symlink():
-                    # An alias of a sibling brings nothing of its own (as Dovecot); any other is not
-                    # followed, and is listed so that `select` fails it: nothing is lost silently.
-                    if "/" in os.readlink(entry.name, dir_fd=root).rstrip("/") and _is_mailbox(entry.name, root):
-                        directories.append(entry.name)
-                elif entry.is_dir(follow_symlinks=False) and _holds_messages(entry.name, root):
-                    directories.append(entry.name)
+        inbox = layout.mailbox("")
+        directories = [""] if inbox.path == (INBOX,) and _holds_messages(layout.inbox or ".", root) else []
+        if layout.kind == "fs":
+            directories += _tree(layout, root)
+        else:
+            directories += _flat(layout, root)
     except OSError as error:
         raise files.translated(error, layout.root, wide=True) from error
     finally:
         os.close(root)
     mailboxes = [layout.mailbox(directory) for directory in directories]
     return sorted(mailboxes, key=lambda mailbox: (mailbox.path != (INBOX,), mailbox.path, mailbox.native))
+
+
+def _flat(layout: Layout, root: int) -> Iterator[str]:
+    """Folders of a layout that has all of them side by side."""
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if (layout.kind == "maildir++") != entry.name.startswith(".") or entry.name == "..DOVECOT-TRASHED":
+                continue
+            if layout.kind == "imapdir" and entry.name in CONTENTS:
+                continue
+            if entry.is_symlink():
+                if _is_foreign(entry.name, root):
+                    yield entry.name
+            elif entry.is_dir(follow_symlinks=False) and _holds_messages(entry.name, root):
+                yield entry.name
+
+
+def _tree(layout: Layout, root: int) -> Iterator[str]:
+    """Folders of LAYOUT=fs, however deep; one whose turn has come is open, with those above it."""
+    above = _below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
+    if above < 0:
+        return
+    stack: list[tuple[int, str, Iterator[str]]] = [(above, "", iter(_names(above)))]
+    try:
+        while stack:
+            fd, directory, names = stack[-1]
+            name = next(names, None)
+            if name is None:
+                os.close(stack.pop()[0])
+                continue
+            if name in CONTENTS or name == layout.dirname or name.upper().startswith("..DOVECOT-TRASH"):
+                continue
+            deeper = f"{directory}/{name}" if directory else name
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                if _is_foreign(name, fd):
+                    yield deeper
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                continue
+            if _holds_messages(f"{name}/{layout.dirname}" if layout.dirname else name, fd):
+                yield deeper
+            try:
+                below = os.open(name, files.DIRECTORY, dir_fd=fd)
+            except PermissionError:
+                continue  # listed above: `select` says so
+            stack.append((below, deeper, iter(_names(below))))
+    finally:
+        for fd, _, _ in stack:
+            os.close(fd)
+
+
+def _names(fd: int) -> list[str]:
+    """Names in a directory, closed again: a deep tree has one descriptor a level and no more."""
+    from_thread.check_cancelled()
+    with os.scandir(fd) as entries:
+        return sorted(entry.name for entry in entries if entry.is_symlink() or entry.is_dir(follow_symlinks=False))
+
+
+def _below(steps: Sequence[str], root: int) -> int:
+    """The directory at the end of these steps; -1 when there is none."""
+    fd = os.dup(root)
+    for step in steps:
+        above = fd
+        try:
+            fd = os.open(step, files.DIRECTORY, dir_fd=above)
+        except FileNotFoundError:
+            return -1
+        finally:
+            os.close(above)
+    return fd
+
+
+def _is_foreign(link: str, above: int) -> bool:
+    """Whether a link is to be listed: an alias of a sibling brings nothing of its own (as Dovecot).
+
+    Any other is not followed, and is listed so that `select` fails it: nothing is lost silently.
+    """
+    return "/" in os.readlink(link, dir_fd=above).rstrip("/") and _is_mailbox(link, above)
 
 
 def _holds_messages(directory: str, root: int) -> bool:
@@ -181,11 +255,11 @@ def _is_mailbox(link: str, root: int) -> bool:
 def _open(layout: Layout, mailbox: Mailbox) -> disk.Folder:
     directory = layout.directory(mailbox)
     try:
-        if directory and (directory[0] != "." or "/" in directory or directory in (".", "..")):
+        if layout.leads_out(directory):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return disk.open_folder(layout, directory)
     except OSError as error:
-        raise files.translated(error, f"{layout.root}/{directory}") from error
+        raise files.translated(error, layout.place(directory)) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
