@@ -23,8 +23,10 @@ from aimport.variables import Expanded, Variables, expand, expand_parts
 
 Side = Literal["source", "destination"]
 
-SCHEMES: Final = ("maildir", "imap", "imaps", "imapc", "tunnel", "memory")
-LATER_SCHEMES: Final = ("mbox", "sdbox", "mdbox", "dbox", "eml", "mh", "zip", "tar", "auto")
+SCHEMES: Final = ("maildir", "mbox", "imap", "imaps", "imapc", "tunnel", "memory")
+LATER_SCHEMES: Final = ("sdbox", "mdbox", "dbox", "eml", "mh", "zip", "tar", "auto")
+SOURCES: Final = frozenset({"mbox"})
+"""Schemes that can only be read."""
 LAYOUTS: Final = ("Maildir++", "fs", "imapdir", "index", "none")
 PATH_KEYS: Final = frozenset({"INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "INBOX", "ALT", "VOLATILEDIR"})
 KEYS: Final = PATH_KEYS | {
@@ -41,6 +43,8 @@ KEYS: Final = PATH_KEYS | {
     "NO-NOSELECT",
     "NO-FS-VALIDATION",
 }
+OWN_KEYS: Final = {"DIALECT": ("mbox",)}
+"""Keys that Dovecot does not have, with their schemes."""
 SETTING_KEYS: Final = {
     "mail_inbox_path": "INBOX",
     "mail_index_path": "INDEX",
@@ -87,6 +91,8 @@ def parse_location(text: str, variables: Variables, *, side: Side, settings: Set
     scheme, colon, rest = expanded.text.partition(":")
     scheme = scheme.lower()
     _check_scheme(scheme, colon, shown)
+    if side == "destination" and scheme in SOURCES:
+        raise ConfigurationError(f"{shown}: {scheme}: can only be read")
     if scheme in ("imap", "imaps"):
         return _Url(expanded, shown, variables, side, settings).parse(scheme, rest)
     if scheme == "imapc":
@@ -105,7 +111,7 @@ def parse_location(text: str, variables: Variables, *, side: Side, settings: Set
     return Endpoint(
         scheme=scheme,
         path=_path(path, expanded, variables, shown),
-        options=tuple(filter(None, (_option(option, expanded, variables, shown) for option in options))),
+        options=tuple(filter(None, (_option(scheme, option, expanded, variables, shown) for option in options))),
     )
 
 
@@ -210,13 +216,15 @@ def system_home(name: str) -> str | None:
         return None
 
 
-def _option(text: str, expanded: Expanded, variables: Variables, shown: str) -> tuple[str, str] | None:
+def _option(scheme: str, text: str, expanded: Expanded, variables: Variables, shown: str) -> tuple[str, str] | None:
     """A key with its value, by its name of 2.3; None for a switch of 2.4 that is off."""
     written, _, part = text.partition("=")
     written = expanded.fill(written)
     key = SETTING_KEYS.get(written, written)
-    if key not in KEYS:
-        raise ConfigurationError(f"{shown}: unknown key {written!r}", hint=nearest(written, (*KEYS, *SETTING_KEYS)))
+    own = tuple(key for key, schemes in OWN_KEYS.items() if scheme in schemes)
+    if key not in KEYS and key not in own:
+        hint = nearest(written, (*KEYS, *own, *SETTING_KEYS))
+        raise ConfigurationError(f"{shown}: unknown key {written!r}", hint=hint)
     value = expanded.fill(part)
     if key in _SWITCHES and written != key:
         if value.lower() not in ("yes", "no"):

@@ -23,6 +23,10 @@ class Stores:
                 from aimport.stores.maildir import MaildirSource
 
                 return MaildirSource(endpoint)
+            case "mbox":
+                from aimport.stores.mbox import MboxSource
+
+                return MboxSource(endpoint)
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapSource
 

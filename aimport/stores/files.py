@@ -19,6 +19,7 @@ from aimport.errors import (
     OverQuota,
     Unavailable,
 )
+from aimport.names import printable
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -31,6 +32,15 @@ def open_file(name: str, dir_fd: int) -> int:
         return os.open(name, FILE | _NOATIME, dir_fd=dir_fd)
     except PermissionError:
         return os.open(name, FILE, dir_fd=dir_fd)  # O_NOATIME is for the owner
+
+
+def on_disk(step: str, above: int) -> str:
+    """The true name of what is shown with `\\xNN` for octets that are not UTF-8."""
+    if "\\x" in step:
+        for name in os.listdir(above):
+            if printable(name) == step:
+                return name
+    return step
 
 
 def read_all(fd: int, size: int) -> bytes:

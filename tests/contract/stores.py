@@ -29,6 +29,7 @@ from aimport.names import encode_utf7
 from aimport.octets import fingerprint, whole, wire_form
 from aimport.stores.imap import ImapDestination, ImapSource
 from aimport.stores.maildir import MaildirDestination, MaildirSource
+from aimport.stores.mbox import MboxSource
 from aimport.stores.memory import MemoryDestination, MemorySource, MemoryStore
 from tests import kept
 from tests.fix_courier import Courier
@@ -274,6 +275,97 @@ class MaildirFsAccount(MaildirAccount):
         return self.root.joinpath(*map(encode_utf7, path), "mails")
 
 
+class MboxAccount:
+    """A tree of mbox files, written here by a few lines of its own. It can only be read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def source(self) -> Source:
+        return MboxSource(Endpoint(scheme="mbox", path=str(self.root)))
+
+    def destination(self) -> Destination:
+        pytest.skip("mbox is no destination yet")
+
+    def missing(self) -> Source:
+        return MboxSource(Endpoint(scheme="mbox", path=str(self.root / "not" / "there")))
+
+    def mailbox(self, path: Path_) -> Mailbox:
+        return Mailbox(path=path, separator="/")
+
+    def refusal(self, message: Message) -> str:
+        return ""
+
+    def held(self, message: Message) -> Held:
+        """The empty line that ends a message needs a line to end."""
+        body = whole(message.body)
+        return held(replace(message, body=body if body.endswith(b"\n") else body + b"\n"))
+
+    def seen_as(self, path: Path_) -> Path_:
+        return path
+
+    def file(self, path: Path_) -> Path:
+        return self.root / "inbox" if path == INBOX else self.root.joinpath(*map(encode_utf7, path))
+
+    def put(self, path: Path_, messages: Sequence[Message]) -> None:
+        file = self.file(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as mbox:
+            for each in messages:
+                mbox.write(_in_mbox(each))
+
+    def _parts(self, path: Path_) -> list[bytes]:
+        data = self.file(path).read_bytes() if self.file(path).is_file() else b""
+        return re.split(rb"(?m)^(?=From test@)", data)[1:]
+
+    def remove(self, path: Path_, index: int) -> None:
+        parts = self._parts(path)
+        del parts[index]
+        self.file(path).write_bytes(b"".join(parts))
+
+    def look(self, path: Path_) -> list[Held]:
+        found = []
+        for part in self._parts(path):
+            line, _, rest = part.partition(b"\n")
+            stamp = datetime.strptime(line.decode().split("  ")[1], "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC)
+            header, _, body = rest.partition(b"\n\n")
+            fields = dict(re.findall(rb"(?m)^(Status|X-Status|X-Keywords): (.*)$", header))
+            flags = {flag for letter, flag in (("R", "\\Seen"),) if letter in fields.get(b"Status", b"").decode()}
+            flags |= {flag for letter, flag in MBOX_LETTERS.items() if letter in fields.get(b"X-Status", b"").decode()}
+            flags |= set(fields.get(b"X-Keywords", b"").decode().split())
+            kept = re.sub(rb"(?m)^(?:Status|X-Status|X-Keywords|Content-Length|X-IMAPbase): .*\n?", b"", header + b"\n")
+            found.append(
+                held(
+                    Message(
+                        key=MessageKey(""),
+                        flags=frozenset(flags),
+                        internal_date=stamp,
+                        body=kept + b"\n" + body.removesuffix(b"\n"),
+                    )
+                )
+            )
+        return found
+
+    def state(self) -> object:
+        return tree(self.root)
+
+
+SEEN: Final = "\\Seen"
+MBOX_LETTERS: Final = {"A": "\\Answered", "F": "\\Flagged", "T": "\\Draft", "D": "\\Deleted"}
+
+
+def _in_mbox(message: Message) -> bytes:
+    """A message as UW writes it, with its flags before its own header."""
+    body = whole(message.body)
+    line = f"From test@example.org  {message.internal_date:%a %b %d %H:%M:%S %Y} +0000\n"
+    letters = "".join(letter for letter, flag in MBOX_LETTERS.items() if flag in message.flags)
+    words = " ".join(sorted(flag for flag in message.flags if not flag.startswith("\\")))
+    fields = f"Status: {'R' if SEEN in message.flags else ''}O\n"
+    fields += f"X-Status: {letters}\n" if letters else ""
+    fields += f"X-Keywords: {words}\n" if words else ""
+    return line.encode() + fields.encode() + body + (b"\n" if body.endswith(b"\n") else b"\n\n")
+
+
 Server = Dovecot | Cyrus | Courier
 
 
@@ -418,7 +510,7 @@ def imap_account(request: pytest.FixtureRequest, name: str, user: str, link: Lin
     return ImapAccount(server, user, link)
 
 
-LOCAL: Final = ("memory", "maildir", "maildir-fs")
+LOCAL: Final = ("memory", "maildir", "maildir-fs", "mbox")
 
 
 @pytest.fixture(params=[*LOCAL, *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP)])
@@ -431,5 +523,7 @@ def account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) ->
             return MaildirAccount(tmp_path / "Maildir")
         case "maildir-fs":
             return MaildirFsAccount(tmp_path / "Maildir")
+        case "mbox":
+            return MboxAccount(tmp_path / "mail")
         case name:
             return imap_account(request, name, unique_user)

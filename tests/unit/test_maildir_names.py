@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from aimport.errors import ConfigurationError, MailboxNameInvalid
 from aimport.model import Endpoint, Mailbox
+from aimport.names import printable
 from aimport.stores.maildir import names
 from aimport.stores.maildir.names import Layout
 from tests.strategies import paths
@@ -110,7 +111,7 @@ def test_brokenchar_shows_what_does_not_decode() -> None:
     ):
         mailbox = broken.mailbox(directory)
         assert mailbox.path == path
-        assert broken.directory(mailbox) == names.printable(directory)
+        assert broken.directory(mailbox) == printable(directory)
 
 
 def test_a_location_without_a_path_is_refused() -> None:
@@ -135,7 +136,7 @@ def test_a_location_without_a_path_is_refused() -> None:
 )
 def test_mailboxes_of_directories(directory: str, path: tuple[str, ...], native: str) -> None:
     assert PLAIN.mailbox(directory) == Mailbox(path=path, separator=".", native=native)
-    assert PLAIN.directory(PLAIN.mailbox(directory)) == names.printable(directory)
+    assert PLAIN.directory(PLAIN.mailbox(directory)) == printable(directory)
 
 
 def test_with_utf8_names_stand_as_they_are() -> None:

@@ -27,8 +27,8 @@ from aimport.errors import (
     SourceMissing,
 )
 from aimport.model import MessageKey
-from aimport.stores.files import DIRECTORY, FILE, open_file, read_all, translated
-from aimport.stores.maildir.names import Layout, key_of, parse_keywords, printable, split_name
+from aimport.stores.files import DIRECTORY, FILE, on_disk, open_file, read_all, translated
+from aimport.stores.maildir.names import Layout, key_of, parse_keywords, split_name
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def open_folder(layout: Layout, directory: str) -> Folder:
             folder.fd = open_root(layout)
             folder._stack.callback(os.close, folder.fd)
             for step in layout.steps(directory):
-                folder.fd = folder.opened(_on_disk(step, folder.fd), folder.fd)
+                folder.fd = folder.opened(on_disk(step, folder.fd), folder.fd)
         for name in ("cur", "new", "tmp"):
             try:
                 setattr(folder, name, folder.opened(name, folder.fd))
@@ -125,15 +125,6 @@ def open_folder(layout: Layout, directory: str) -> Folder:
         folder.close()
         raise
     return folder
-
-
-def _on_disk(step: str, above: int) -> str:
-    """The true name of a directory that is shown with `\\xNN` for octets that are not UTF-8."""
-    if "\\x" in step:
-        for name in os.listdir(above):
-            if printable(name) == step:
-                return name
-    return step
 
 
 def read_small(folder: Folder, name: str, limit: int = MAX_SMALL) -> bytes | None:

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from aimport.errors import ConfigurationError, MailboxNameInvalid
 from aimport.model import Endpoint, Mailbox, MessageKey
-from aimport.names import INBOX, decode_utf7, encode_utf7, split
+from aimport.names import INBOX, decode_utf7, encode_utf7, printable, split
 
 Kind = Literal["maildir++", "fs", "imapdir"]
 """Layout of folders: `P/.a.b`, `P/a/b`, `P/a.b`. The INBOX of the last is `P/INBOX`, as any folder (Dovecot, seen)."""
@@ -258,13 +258,6 @@ def _kind(layout: str) -> Kind:
 def _is_name(name: str) -> bool:
     """One step of a path, and no way up."""
     return bool(name) and "/" not in name and name not in (".", "..") and "\0" not in name
-
-
-def printable(name: str) -> str:
-    """A file name as text that can be stored and shown: octets that are not UTF-8 become `\\xNN`."""
-    if name.isascii():
-        return name
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ from aimport.model import (
     Selection,
     Unreadable,
 )
-from aimport.names import INBOX
+from aimport.names import INBOX, printable
 from aimport.octets import has_header, wire_size
 from aimport.query.facts import ONE_BY_ONE, STAGES, Fact, Facts
 from aimport.query.terms import ALL, Term
@@ -53,7 +53,6 @@ from aimport.stores.maildir.names import (
     next_uid,
     order,
     parse_uidlist,
-    printable,
     size_in,
     split_name,
     wire_size_in,

@@ -1,0 +1,3 @@
+"""mbox: one file per mailbox, one message behind the other."""
+
+from aimport.stores.mbox.source import MboxSource as MboxSource
