@@ -23,9 +23,9 @@ from aimport.variables import Expanded, Variables, expand, expand_parts
 
 Side = Literal["source", "destination"]
 
-SCHEMES: Final = ("maildir", "mbox", "imap", "imaps", "imapc", "tunnel", "memory")
-LATER_SCHEMES: Final = ("sdbox", "mdbox", "dbox", "eml", "mh", "zip", "tar", "auto")
-SOURCES: Final = frozenset({"mbox"})
+SCHEMES: Final = ("maildir", "mbox", "eml", "mh", "zip", "tar", "imap", "imaps", "imapc", "tunnel", "memory")
+LATER_SCHEMES: Final = ("sdbox", "mdbox", "dbox", "auto")
+SOURCES: Final = frozenset({"mbox", "eml", "mh", "zip", "tar"})
 """Schemes that can only be read."""
 LAYOUTS: Final = ("Maildir++", "fs", "imapdir", "index", "none")
 PATH_KEYS: Final = frozenset({"INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "INBOX", "ALT", "VOLATILEDIR"})
@@ -43,7 +43,7 @@ KEYS: Final = PATH_KEYS | {
     "NO-NOSELECT",
     "NO-FS-VALIDATION",
 }
-OWN_KEYS: Final = {"DIALECT": ("mbox",)}
+OWN_KEYS: Final = {"DIALECT": ("mbox",), "ROOT": ("zip", "tar")}
 """Keys that Dovecot does not have, with their schemes."""
 SETTING_KEYS: Final = {
     "mail_inbox_path": "INBOX",
@@ -111,6 +111,7 @@ def parse_location(text: str, variables: Variables, *, side: Side, settings: Set
     return Endpoint(
         scheme=scheme,
         path=_path(path, expanded, variables, shown),
+        user=variables.user if scheme in ("zip", "tar") else "",  # one archive may hold many users
         options=tuple(filter(None, (_option(scheme, option, expanded, variables, shown) for option in options))),
     )
 

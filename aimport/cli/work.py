@@ -193,6 +193,9 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
 
         write_table(report, sys.stdout)
         print(f"{progress.line(run.counters)}, {progress.duration(run.counters.elapsed_s)}")
+    if report.totals.dates:
+        guesses = ", ".join(f"{count} from {what}" for what, count in sorted(report.totals.dates.items()))
+        print(f"dates guessed, for the source keeps none: {guesses}", file=sys.stderr)
     if journal.directory is None:
         return
     if report.totals.rejected:

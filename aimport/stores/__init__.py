@@ -27,6 +27,11 @@ class Stores:
                 from aimport.stores.mbox import MboxSource
 
                 return MboxSource(endpoint)
+            case "eml" | "mh" | "zip" | "tar":
+                from aimport.stores import loose
+
+                kinds = {"eml": loose.EmlSource, "mh": loose.MhSource, "zip": loose.ZipSource, "tar": loose.TarSource}
+                return kinds[endpoint.scheme](endpoint)
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapSource
 

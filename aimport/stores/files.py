@@ -6,7 +6,9 @@ Every path is one name relative to a directory descriptor: what lies in a mailbo
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import stat
 import threading
 from typing import ClassVar, Final
 
@@ -20,6 +22,8 @@ from aimport.errors import (
     Unavailable,
 )
 from aimport.names import printable
+
+logger = logging.getLogger(__name__)
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -52,6 +56,31 @@ def read_all(fd: int, size: int) -> bytes:
     while part := os.read(fd, 1 << 20):
         parts.append(part)
     return b"".join(parts)
+
+
+def read_control(name: str, dir_fd: int, path: str, limit: int) -> bytes | None:
+    """A control file; None, with a warning, when it is a link, no file, too large or unreadable.
+
+    `path`: of its directory, for people.
+    """
+    try:
+        fd = open_file(name, dir_fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("file ignored path=%r reason=%s", f"{path}/{name}", error.strerror)
+        return None
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+            return read_all(fd, status.st_size)[: limit + 1]
+        logger.warning("file ignored path=%r reason=%s", f"{path}/{name}", "not a file, or too large")
+        return None
+    except OSError as error:
+        logger.warning("file ignored path=%r reason=%s", f"{path}/{name}", error.strerror)
+        return None
+    finally:
+        os.close(fd)
 
 
 def translated(error: OSError, path: str, *, wide: bool = False) -> AimportError:

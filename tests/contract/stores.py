@@ -14,7 +14,9 @@ import imaplib
 import os
 import re
 import socket
+import tarfile
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +30,7 @@ from aimport.model import STREAM_OCTETS, Batch, Endpoint, Mailbox, Message, Mess
 from aimport.names import encode_utf7
 from aimport.octets import fingerprint, whole, wire_form
 from aimport.stores.imap import ImapDestination, ImapSource
+from aimport.stores.loose import EmlSource, MhSource, TarSource, ZipSource
 from aimport.stores.maildir import MaildirDestination, MaildirSource
 from aimport.stores.mbox import MboxSource
 from aimport.stores.memory import MemoryDestination, MemorySource, MemoryStore
@@ -350,6 +353,136 @@ class MboxAccount:
         return tree(self.root)
 
 
+class EmlAccount:
+    """A tree of directories with a file for each message, which keeps no flags. It can only be read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._count = 0
+
+    def source(self) -> Source:
+        return EmlSource(Endpoint(scheme="eml", path=str(self.root)))
+
+    def destination(self) -> Destination:
+        pytest.skip("it can only be read")
+
+    def missing(self) -> Source:
+        return EmlSource(Endpoint(scheme="eml", path=str(self.root / "not" / "there")))
+
+    def mailbox(self, path: Path_) -> Mailbox:
+        return Mailbox(path=path, separator="/")
+
+    def refusal(self, message: Message) -> str:
+        return ""
+
+    def held(self, message: Message) -> Held:
+        return held(replace(message, flags=frozenset()))
+
+    def seen_as(self, path: Path_) -> Path_:
+        return path
+
+    def folder(self, path: Path_) -> Path:
+        return self.root if path == INBOX else self.root.joinpath(*path)
+
+    def put(self, path: Path_, messages: Sequence[Message]) -> None:
+        self.folder(path).mkdir(parents=True, exist_ok=True)
+        for each in messages:
+            self._count += 1
+            file = self.folder(path) / self._name(self._count)
+            file.write_bytes(whole(each.body))
+            os.utime(file, (0, each.internal_date.timestamp()))
+
+    def _name(self, number: int) -> str:
+        return f"{number:05}.eml"
+
+    def _files(self, path: Path_) -> list[Path]:
+        return sorted(file for file in self.folder(path).iterdir() if file.is_file() and file.name[0] != ".")
+
+    def remove(self, path: Path_, index: int) -> None:
+        self._files(path)[index].unlink()
+
+    def look(self, path: Path_) -> list[Held]:
+        raise NotImplementedError
+
+    def state(self) -> object:
+        return tree(self.root)
+
+
+class MhAccount(EmlAccount):
+    """MH folders with sequences. The number of a file is its name."""
+
+    def source(self) -> Source:
+        return MhSource(Endpoint(scheme="mh", path=str(self.root)))
+
+    def missing(self) -> Source:
+        return MhSource(Endpoint(scheme="mh", path=str(self.root / "not" / "there")))
+
+    def held(self, message: Message) -> Held:
+        """There is no sequence of drafts."""
+        return held(replace(message, flags=message.flags - {"\\Draft"}))
+
+    def folder(self, path: Path_) -> Path:
+        return self.root / "inbox" if path == INBOX else self.root.joinpath(*path)
+
+    def _name(self, number: int) -> str:
+        return str(number)
+
+    def put(self, path: Path_, messages: Sequence[Message]) -> None:
+        sequences: dict[str, list[int]] = {}
+        for number, each in enumerate(messages, self._count + 1):
+            names = {"\\Answered": "replied", "\\Flagged": "flagged", "\\Deleted": "deleted"}
+            for flag in each.flags - {"\\Seen", "\\Draft"}:
+                sequences.setdefault(names.get(flag, flag), []).append(number)
+            if SEEN not in each.flags:
+                sequences.setdefault("unseen", []).append(number)
+        super().put(path, messages)
+        with (self.folder(path) / ".mh_sequences").open("a") as file:
+            file.writelines(f"{name}: {' '.join(map(str, numbers))}\n" for name, numbers in sequences.items())
+
+    def _files(self, path: Path_) -> list[Path]:
+        return sorted(super()._files(path), key=lambda file: int(file.name))
+
+
+class ArchiveAccount(MaildirAccount):
+    """A Maildir++ tree within an archive, which is made anew at each change."""
+
+    def __init__(self, root: Path, kind: str) -> None:
+        super().__init__(root)
+        self.archive = root.with_suffix(f".{kind}")
+        self._make = ZipSource if kind == "zip" else TarSource
+
+    def source(self) -> Source:
+        return self._make(Endpoint(scheme="tar", path=str(self.archive)))
+
+    def missing(self) -> Source:
+        return self._make(Endpoint(scheme="tar", path=str(self.archive / "not" / "there")))
+
+    def destination(self) -> Destination:
+        pytest.skip("it can only be read")
+
+    def put(self, path: Path_, messages: Sequence[Message]) -> None:
+        super().put(path, messages)
+        self._pack()
+
+    def remove(self, path: Path_, index: int) -> None:
+        super().remove(path, index)
+        self._pack()
+
+    def _pack(self) -> None:
+        files = sorted(self.root.rglob("*"))
+        if self._make is ZipSource:
+            with zipfile.ZipFile(self.archive, "w", zipfile.ZIP_DEFLATED) as packed:
+                for file in files:
+                    packed.write(file, f"backup/Maildir/{file.relative_to(self.root)}")
+        else:
+            with tarfile.open(self.archive, "w:gz") as tar:
+                for file in files:
+                    tar.add(file, f"backup/Maildir/{file.relative_to(self.root)}", recursive=False)
+
+    def state(self) -> object:
+        return tree(self.root.parent)
+
+
 SEEN: Final = "\\Seen"
 MBOX_LETTERS: Final = {"A": "\\Answered", "F": "\\Flagged", "T": "\\Draft", "D": "\\Deleted"}
 
@@ -510,7 +643,7 @@ def imap_account(request: pytest.FixtureRequest, name: str, user: str, link: Lin
     return ImapAccount(server, user, link)
 
 
-LOCAL: Final = ("memory", "maildir", "maildir-fs", "mbox")
+LOCAL: Final = ("memory", "maildir", "maildir-fs", "mbox", "eml", "mh", "zip", "tar.gz")
 
 
 @pytest.fixture(params=[*LOCAL, *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP)])
@@ -525,5 +658,11 @@ def account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) ->
             return MaildirFsAccount(tmp_path / "Maildir")
         case "mbox":
             return MboxAccount(tmp_path / "mail")
+        case "eml":
+            return EmlAccount(tmp_path / "mail")
+        case "mh":
+            return MhAccount(tmp_path / "mail")
+        case "zip" | "tar.gz":
+            return ArchiveAccount(tmp_path / "mail", request.param)
         case name:
             return imap_account(request, name, unique_user)

@@ -18,8 +18,9 @@ import pytest
 from aimport.errors import AccessRefused, ConfigurationError, MailboxError, SourceMissing
 from aimport.model import STREAM_OCTETS, Endpoint, Mailbox, Message, Selection, Unreadable
 from aimport.octets import whole
+from aimport.stores import content
 from aimport.stores.inflate import zstd
-from aimport.stores.mbox import MboxSource, disk
+from aimport.stores.mbox import MboxSource
 from tests.mail import tree
 
 INBOX = Mailbox(path=("INBOX",), separator="/")
@@ -403,7 +404,7 @@ async def test_a_file_that_never_stands_still_gives_its_messages_up(
         return (1, 1, 500, number)
 
     def disturb(selection: Selection) -> None:
-        monkeypatch.setattr(disk, "signature", moving)
+        monkeypatch.setattr(content, "signature", moving)
 
     assert bodies(await read(file, between=disturb)) == ["source-changed"] * 2
 

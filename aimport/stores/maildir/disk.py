@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import socket
-import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from aimport.errors import (
     SourceMissing,
 )
 from aimport.model import MessageKey
-from aimport.stores.files import DIRECTORY, FILE, on_disk, open_file, read_all, translated
+from aimport.stores.files import DIRECTORY, FILE, on_disk, read_control, translated
 from aimport.stores.maildir.names import Layout, key_of, parse_keywords, split_name
 
 logger = logging.getLogger(__name__)
@@ -128,27 +127,8 @@ def open_folder(layout: Layout, directory: str) -> Folder:
 
 
 def read_small(folder: Folder, name: str, limit: int = MAX_SMALL) -> bytes | None:
-    """A control file; None, with a warning, when it is a link, no file, too large or unreadable."""
-    if folder.control < 0:
-        return None
-    try:
-        fd = open_file(name, folder.control)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{name}", error.strerror)
-        return None
-    try:
-        status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
-            return read_all(fd, status.st_size)[: limit + 1]
-        logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{name}", "not a file, or too large")
-        return None
-    except OSError as error:
-        logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{name}", error.strerror)
-        return None
-    finally:
-        os.close(fd)
+    """A control file of a folder, as `files.read_control`."""
+    return None if folder.control < 0 else read_control(name, folder.control, folder.path, limit)
 
 
 class Keywords:

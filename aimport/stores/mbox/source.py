@@ -18,6 +18,7 @@ from array import array
 from collections.abc import AsyncGenerator, Container, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from anyio import from_thread, to_thread
@@ -35,7 +36,7 @@ from aimport.model import (
 )
 from aimport.names import INBOX, printable
 from aimport.query.terms import ALL, Term
-from aimport.stores import files
+from aimport.stores import content, files
 from aimport.stores.mbox import disk
 from aimport.stores.mbox.extents import Extents, Keys, Sizes, align
 from aimport.stores.mbox.headers import labels_of, read_header, takeout_flags, takeout_mailbox, unquoted
@@ -79,7 +80,7 @@ class MboxSelection(Selection):
     steps: Steps
     extents: Extents
     indexes: Sequence[int]
-    signature: disk.Signature
+    signature: content.Signature
     label: Steps = ()
     """The mailbox that labels make of a part of the file; empty: all of it."""
 
@@ -94,7 +95,7 @@ class MboxSelection(Selection):
 class _Labelled:
     """A file of Google Takeout, seen once for all its mailboxes."""
 
-    signature: disk.Signature
+    signature: content.Signature
     mailboxes: dict[Steps, Extents]
 
 
@@ -160,7 +161,7 @@ class MboxSourceSession:
 
     def _mailboxes_of(self, steps: Steps, fd: int, path: str) -> list[Mailbox]:
         """The mailboxes of one file, whose descriptor is taken: one, or one a label."""
-        octets = disk.opened(fd, path)
+        octets = content.opened(fd, path)
         try:
             kind = _sniff(octets)
         except MailboxError:
@@ -213,7 +214,7 @@ class MboxSourceSession:
                         yield layout.mailbox(deeper)  # not followed, and not passed over in silence: `select` fails it
                 elif not layout.dirname:
                     try:
-                        file = disk.regular(files.open_file(name, fd))
+                        file = content.regular(files.open_file(name, fd))
                     except OSError:
                         yield layout.mailbox(deeper)
                         continue
@@ -224,7 +225,7 @@ class MboxSourceSession:
 
     def _in_dirname(self, steps: Steps, directory: int, path: str) -> list[Mailbox]:
         try:
-            file = disk.regular(files.open_file(self._layout.dirname, directory))
+            file = content.regular(files.open_file(self._layout.dirname, directory))
         except FileNotFoundError:
             return []
         except OSError:
@@ -235,11 +236,11 @@ class MboxSourceSession:
         """The mailboxes of a file of Google Takeout, from one pass over it."""
         fd = disk.open_mbox(self._layout, steps)
         known = self._labelled.get(steps)
-        if known is not None and known.signature == disk.signature(fd):
+        if known is not None and known.signature == content.signature(fd):
             os.close(fd)
             return known
         path = _path(self._layout, steps)
-        octets = disk.opened(fd, path)
+        octets = content.opened(fd, path)
         try:
             seen = octets.signature()
             mailboxes: dict[Steps, Extents] = {}
@@ -269,7 +270,7 @@ class MboxSourceSession:
                     raise MailboxNotFound(f"{path}: no message with this label", code="NONEXISTENT")
                 extents, seen = labelled.mailboxes[label], labelled.signature
             else:
-                octets = disk.opened(disk.open_mbox(layout, steps), path)
+                octets = content.opened(disk.open_mbox(layout, steps), path)
                 try:
                     seen = octets.signature()
                     extents = _scan(octets, path, layout)
@@ -334,7 +335,7 @@ def _path(layout: Layout, steps: Steps) -> str:
     return "/".join(filter(None, (layout.root, layout.mailboxdir, *steps, layout.dirname)))
 
 
-def _sniff(octets: disk.Octets) -> str:
+def _sniff(octets: content.Octets) -> str:
     """`mbox`, `labels` (Google Takeout), or `other`."""
 
     def beginning() -> Iterator[bytes]:
@@ -352,7 +353,7 @@ def _sniff(octets: disk.Octets) -> str:
     return "labels" if first is not None and first.labels else "mbox"
 
 
-def _scan(octets: disk.Octets, path: str, layout: Layout) -> Extents:
+def _scan(octets: content.Octets, path: str, layout: Layout) -> Extents:
     scanner = Scanner(octets.pieces(), limit=octets.limit)
     extents = Extents(scanner.extents())
     _tell(path, scanner.findings, layout)
@@ -405,6 +406,8 @@ class _Reader:
         self._layout = layout
         self._selection = selection
         self._path = _path(layout, selection.steps)
+        dialect = layout.dialect
+        self._change = None if dialect is None else partial(unquoted, dialect=dialect)
         self._extents = selection.extents
         """As the file is now."""
         self._index: array[int] | None = None
@@ -416,7 +419,7 @@ class _Reader:
 
     def _open(self) -> None:
         try:
-            self._octets = disk.opened(disk.open_mbox(self._layout, self._selection.steps), self._path)
+            self._octets = content.opened(disk.open_mbox(self._layout, self._selection.steps), self._path)
         except OSError as error:
             raise files.translated(error, self._path) from error
         self._seen = self._octets.signature()
@@ -471,14 +474,14 @@ class _Reader:
             for index in hop
         ]
 
-    def _now(self) -> disk.Signature:
+    def _now(self) -> content.Signature:
         """What the file is now, by its name: whoever writes it anew may put another in its place."""
         try:
             fd = disk.open_mbox(self._layout, self._selection.steps)
         except (OSError, SourceMissing):
             return self._octets.signature()  # its last name went away: what we have open stays as it is
         try:
-            return disk.signature(fd)
+            return content.signature(fd)
         finally:
             os.close(fd)
 
@@ -512,15 +515,11 @@ class _Reader:
         body: Body
         if large:
             name = f"{self._path} at {start}"
-            body = self._octets.body(header.octets, start + header_end, stop, self._layout.dialect, name)
+            body = self._octets.body(header.octets, start + header_end, stop, self._change, name)
         else:
-            body = header.octets + self._unquoted(data[header_end:])
+            rest = data[header_end:]
+            body = header.octets + (b"".join(self._change((rest,))) if self._change else rest)
         return Message(key=key, flags=flags, internal_date=date, body=body)
-
-    def _unquoted(self, body: bytes) -> bytes:
-        if self._layout.dialect is None:
-            return body
-        return b"".join(unquoted((body,), self._layout.dialect))
 
     def _check_end(self) -> None:
         """Sees whether what was the last message has become longer: it was being written when the file was listed."""
