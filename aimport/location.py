@@ -25,7 +25,7 @@ Side = Literal["source", "destination"]
 
 SCHEMES: Final = ("maildir", "mbox", "eml", "mh", "zip", "tar", "imap", "imaps", "imapc", "tunnel", "memory")
 LATER_SCHEMES: Final = ("sdbox", "mdbox", "dbox", "auto")
-SOURCES: Final = frozenset({"mbox", "eml", "mh", "zip", "tar"})
+SOURCES: Final = frozenset({"eml", "mh", "zip", "tar"})
 """Schemes that can only be read."""
 LAYOUTS: Final = ("Maildir++", "fs", "imapdir", "index", "none")
 PATH_KEYS: Final = frozenset({"INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "INBOX", "ALT", "VOLATILEDIR"})

@@ -48,6 +48,10 @@ class Stores:
                 from aimport.stores.maildir import MaildirDestination
 
                 return MaildirDestination(endpoint, fsync=self._fsync)
+            case "mbox":
+                from aimport.stores.mbox import MboxDestination
+
+                return MboxDestination(endpoint, fsync=self._fsync)
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapDestination
 

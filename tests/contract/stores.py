@@ -32,7 +32,7 @@ from aimport.octets import fingerprint, whole, wire_form
 from aimport.stores.imap import ImapDestination, ImapSource
 from aimport.stores.loose import EmlSource, MhSource, TarSource, ZipSource
 from aimport.stores.maildir import MaildirDestination, MaildirSource
-from aimport.stores.mbox import MboxSource
+from aimport.stores.mbox import MboxDestination, MboxSource
 from aimport.stores.memory import MemoryDestination, MemorySource, MemoryStore
 from tests import kept
 from tests.fix_courier import Courier
@@ -279,16 +279,18 @@ class MaildirFsAccount(MaildirAccount):
 
 
 class MboxAccount:
-    """A tree of mbox files, written here by a few lines of its own. It can only be read."""
+    """A tree of mbox files, written and read here by a few lines of its own."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._is_destination = False
 
     def source(self) -> Source:
         return MboxSource(Endpoint(scheme="mbox", path=str(self.root)))
 
     def destination(self) -> Destination:
-        pytest.skip("mbox is no destination yet")
+        self._is_destination = True
+        return MboxDestination(Endpoint(scheme="mbox", path=str(self.root)))
 
     def missing(self) -> Source:
         return MboxSource(Endpoint(scheme="mbox", path=str(self.root / "not" / "there")))
@@ -300,8 +302,11 @@ class MboxAccount:
         return ""
 
     def held(self, message: Message) -> Held:
-        """The empty line that ends a message needs a line to end."""
+        """A header ends in an empty line, and without Content-Length the last line of a body ends."""
         body = whole(message.body)
+        if self._is_destination:
+            missing = b"" if b"\n\n" in body or b"\n\r\n" in body or body[:1] == b"\n" else b"\n\n"
+            return held(replace(message, body=body + missing))
         return held(replace(message, body=body if body.endswith(b"\n") else body + b"\n"))
 
     def seen_as(self, path: Path_) -> Path_:
@@ -327,26 +332,27 @@ class MboxAccount:
         self.file(path).write_bytes(b"".join(parts))
 
     def look(self, path: Path_) -> list[Held]:
+        """By Content-Length, which each message of ours has."""
         found = []
-        for part in self._parts(path):
-            line, _, rest = part.partition(b"\n")
-            stamp = datetime.strptime(line.decode().split("  ")[1], "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC)
-            header, _, body = rest.partition(b"\n\n")
-            fields = dict(re.findall(rb"(?m)^(Status|X-Status|X-Keywords): (.*)$", header))
-            flags = {flag for letter, flag in (("R", "\\Seen"),) if letter in fields.get(b"Status", b"").decode()}
-            flags |= {flag for letter, flag in MBOX_LETTERS.items() if letter in fields.get(b"X-Status", b"").decode()}
-            flags |= set(fields.get(b"X-Keywords", b"").decode().split())
-            kept = re.sub(rb"(?m)^(?:Status|X-Status|X-Keywords|Content-Length|X-IMAPbase): .*\n?", b"", header + b"\n")
-            found.append(
-                held(
-                    Message(
-                        key=MessageKey(""),
-                        flags=frozenset(flags),
-                        internal_date=stamp,
-                        body=kept + b"\n" + body.removesuffix(b"\n"),
-                    )
-                )
-            )
+        data = self.file(path).read_bytes() if self.file(path).is_file() else b""
+        while data:
+            line, _, data = data.partition(b"\n")
+            stamp = re.findall(rb"  (.*) remote", line)[0].decode()
+            date = datetime.strptime(stamp, "%a %b %d %H:%M:%S %Y %z")
+            match = re.search(rb"(?:\A|\n)\r?\n", data)
+            assert match is not None
+            header, data = data[: match.end()], data[match.end() :]
+            names = rb"(?m)^(Status|X-Status|X-Keywords|Content-Length|X-IMAPbase): ([^\r\n]*)\r?\n"
+            fields = {name: value.decode() for name, value in re.findall(names, header)}
+            flags = {flag for letter, flag in MBOX_LETTERS.items() if letter in fields.get(b"X-Status", "")}
+            flags |= {SEEN} if "R" in fields.get(b"Status", "") else set()
+            flags |= set(fields.get(b"X-Keywords", "").split())
+            length = int(fields[b"Content-Length"])
+            body = re.sub(names, b"", header) + data[:length]
+            assert data[length : length + 1] == b"\n"
+            data = data[length + 1 :]
+            one = Message(key=MessageKey(""), flags=frozenset(flags), internal_date=date, body=body)
+            found.append(held(one))
         return found
 
     def state(self) -> object:

@@ -1,4 +1,4 @@
-"""mbox files of a real Dovecot, read by us as it reads them itself."""
+"""mbox files: what a real Dovecot wrote is read by us as it reads them itself, and the other way round."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from aimport.model import Endpoint, Mailbox, Message
 from aimport.octets import whole
-from aimport.stores.mbox import MboxSource
+from aimport.stores.mbox import MboxDestination, MboxSource
 from tests import servers
-from tests.contract.stores import Held, ImapAccount, held, message
+from tests.contract.stores import Held, ImapAccount, batch, held, message
 from tests.fix_dovecot import Dovecot, run_dovecot
-from tests.mail import tree
+from tests.mail import append_batch, tree
 
 BODIES: Final = (
     b"Subject: plain\nMessage-ID: <1@x>\n\nbody\n",
@@ -98,3 +98,30 @@ async def test_dovecot_and_we_find_the_same_messages_in_odd_files(mbox_dovecot: 
     assert [held(one).digest for one in ours] == [one.digest for one in theirs]
     assert [one.internal_date.timestamp() for one in ours] == [one.internal_date for one in theirs]
     assert [one.flags - {"a", "b"} for one in ours] == [one.flags for one in theirs]
+
+
+@pytest.mark.dovecot
+async def test_dovecot_reads_what_we_wrote(mbox_dovecot: Dovecot, unique_user: str) -> None:
+    """Order, octets, flags, keywords, dates, names and subscriptions; its own files are added to as well."""
+    home = mbox_dovecot.home(unique_user)
+    endpoint = Endpoint(scheme="mbox", path=str(home / "mail"), options=(("INBOX", str(home / "spool")),))
+    sent = [message(n, *FLAGS[n % len(FLAGS)], body=BODIES[n % len(BODIES)]) for n in range(30)]
+    theirs = ImapAccount(mbox_dovecot, unique_user)
+    theirs.put(("Entwürfe",), [message(99, "\\Seen", "$Forwarded", "NonJunk", "Project-X")])
+    async with MboxDestination(endpoint).open() as session:
+        for path in PATHS:
+            mailbox = Mailbox(path=path, separator="/")
+            await session.create_mailbox(mailbox, subscribe=path != ("a&b c",))
+            for number in range(3):
+                await append_batch(session, mailbox, batch(*sent[number * 10 : number * 10 + 10], number=number))
+    mbox_dovecot.own(home)
+    for path in PATHS:
+        found = theirs.look(path)
+        if path == ("Entwürfe",):
+            assert found.pop(0).flags == {"\\Seen", "$Forwarded", "NonJunk", "Project-X"}
+        assert found == [held(each) for each in sent], path
+    subscribed = mbox_dovecot.doveadm("mailbox", "list", "-s", user=unique_user).splitlines()
+    assert sorted(subscribed) == sorted("/".join(path) for path in PATHS if path != ("a&b c",))
+    assert {path: messages[-30:] for path, messages in (await seen(endpoint)).items()} == {
+        path: [held(each) for each in sent] for path in PATHS
+    }

@@ -222,7 +222,7 @@ def test_a_column_that_is_not_obeyed_yet_is_refused(path: Path) -> None:
         ({"source": "maildir:/%q"}, "unknown variable %q"),
         ({"source": "maildir:/m:INDX=/x"}, "did you mean INDEX?"),
         ({"source": "nope:/m/%u"}, "unknown scheme nope:"),
-        ({"to": "mbox:/m/%u"}, "mbox: can only be read"),
+        ({"to": "mh:/m/%u"}, "mh: can only be read"),
         ({"source": "/m/%u"}, "maildir:"),
         ({"to": "maildir:/%q"}, "unknown variable %q"),
         ({"parent": "%q"}, "unknown variable %q"),

@@ -152,10 +152,10 @@ class MaildirDestinationSession:
         durable = self._fsync != "never"
         root_path = layout.inbox if layout.inbox and not directory else layout.root
         try:
-            _make_path(layout.root, durable)
-            _make_path(root_path, durable)
+            disk.make_path(layout.root, durable)
+            disk.make_path(root_path, durable)
             if layout.control:
-                _make_path(layout.control_place(directory), durable)
+                disk.make_path(layout.control_place(directory), durable)
             root = disk.open_root(layout) if root_path == layout.root else os.open(root_path, files.DIRECTORY)
             try:
                 _make_folder(root, layout.steps(directory), durable, marked=layout.kind == "maildir++")
@@ -404,35 +404,6 @@ def _cancellable(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-def _make_path(path: str, durable: bool) -> None:
-    """A directory and the ones above it, 0700 where they are missing."""
-    if os.path.lexists(path):
-        return
-    above = os.path.dirname(path.rstrip("/")) or "/"
-    _make_path(above, durable)
-    fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        _make_directory(fd, os.path.basename(path.rstrip("/")), 0o700)
-        if durable:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _make_directory(dir_fd: int, name: str, mode: int) -> bool:
-    try:
-        os.mkdir(name, 0o700, dir_fd=dir_fd)
-    except FileExistsError:
-        return False
-    if mode != 0o700:
-        fd = os.open(name, files.DIRECTORY, dir_fd=dir_fd)
-        try:
-            os.fchmod(fd, mode)
-        finally:
-            os.close(fd)
-    return True
-
-
 def _make_folder(root: int, steps: Sequence[str], durable: bool, *, marked: bool) -> None:
     """What is missing of a mailbox and of the directories above it, with the rights of the root.
 
@@ -442,12 +413,12 @@ def _make_folder(root: int, steps: Sequence[str], durable: bool, *, marked: bool
     with ExitStack() as stack:
         fd = root
         for step in steps:
-            changed = _make_directory(fd, step, mode)
+            changed = disk.make_directory(fd, step, mode)
             if durable and changed:
                 os.fsync(fd)
             fd = os.open(step, files.DIRECTORY, dir_fd=fd)
             stack.callback(os.close, fd)
-        made = [_make_directory(fd, name, mode) for name in ("tmp", "new", "cur")]
+        made = [disk.make_directory(fd, name, mode) for name in ("tmp", "new", "cur")]
         if steps and marked:
             with suppress(FileExistsError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

@@ -236,6 +236,36 @@ def _exists(fd: int, name: str) -> bool:
     return True
 
 
+def make_path(path: str, durable: bool) -> None:
+    """A directory and the ones above it, 0700 where they are missing."""
+    if os.path.lexists(path):
+        return
+    above = os.path.dirname(path.rstrip("/")) or "/"
+    make_path(above, durable)
+    fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        make_directory(fd, os.path.basename(path.rstrip("/")), 0o700)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(dir_fd: int, name: str, mode: int) -> bool:
+    """A directory where there is none; whether it was made."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+    except FileExistsError:
+        return False
+    if mode != 0o700:
+        fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    return True
+
+
 @contextmanager
 def dotlock(dir_fd: int, name: str, deadline_s: float = LOCK_DEADLINE_S) -> Iterator[None]:
     """Hold `name`, a lock file that Dovecot respects too. Waits in the thread; stale locks are removed.
