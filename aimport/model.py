@@ -179,6 +179,20 @@ class LargeBody(Protocol):
 Body = bytes | LargeBody
 
 
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A regular file that held exactly the octets of a message when they were read."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    mode: int
+    """Permission bits."""
+    uid: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One message, ready to append.
@@ -195,6 +209,8 @@ class Message:
     body: Body = field(repr=False)
     wire: bool = False
     dated: Dated = ""
+    original: Original | None = field(default=None, repr=False, compare=False)
+    """The file that holds `body`, where a local destination may link it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

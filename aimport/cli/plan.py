@@ -34,6 +34,7 @@ def command(
     keys: bool,
     skip_existing: bool,
     fsync: Any,
+    link: bool,
     repair: str,
     journal: str | None,
     no_journal: bool,

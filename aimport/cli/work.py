@@ -132,7 +132,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
 
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
     run = Run(
-        stores=Stores(fsync=call.fsync),
+        stores=Stores(fsync=call.fsync, link=call.link),
         journal=journal,
         query=plan.query,
         limits=call.limits,

@@ -12,10 +12,14 @@ Fsync = Literal["never", "batch", "each"]
 
 
 class Stores:
-    """Opens endpoints of the known schemes. Modules are imported when their scheme is first met."""
+    """Opens endpoints of the known schemes. Modules are imported when their scheme is first met.
 
-    def __init__(self, *, fsync: Fsync = "batch") -> None:
+    `link`: a destination may give a source's file a second name instead of copying it.
+    """
+
+    def __init__(self, *, fsync: Fsync = "batch", link: bool = False) -> None:
         self._fsync: Fsync = fsync
+        self._link = link
 
     def source(self, endpoint: Endpoint) -> Source:
         match endpoint.scheme:
@@ -47,7 +51,7 @@ class Stores:
             case "maildir":
                 from aimport.stores.maildir import MaildirDestination
 
-                return MaildirDestination(endpoint, fsync=self._fsync)
+                return MaildirDestination(endpoint, fsync=self._fsync, link=self._link)
             case "mbox":
                 from aimport.stores.mbox import MboxDestination
 

@@ -16,13 +16,15 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Final, Protocol
 
 from anyio import from_thread
 
 from aimport.errors import MailboxError
-from aimport.model import PIECE_OCTETS
-from aimport.stores import inflate
+from aimport.model import PIECE_OCTETS, STREAM_OCTETS, Body
+from aimport.spool import FileBody
+from aimport.stores import files, inflate
 
 SCAN_OCTETS: Final = 256 * 1024
 """A piece that is searched: it stays in the processor's cache (64 KiB are 0.6, 1 MiB 1.2 times as slow to read)."""
@@ -196,6 +198,53 @@ def spooled(pieces: Iterable[bytes], name: str, head: bytes = b"", change: Chang
                 view = view[file.write(view) :]
         fd = os.dup(file.fileno())
     return SpanBody(fd, head, 0, os.fstat(fd).st_size, change, name=name)
+
+
+def read_file(fd: int, path: str) -> tuple[Body, os.stat_result, bool]:
+    """The content of a message's own file as a body, its status, and whether it was compressed.
+
+    The descriptor is taken. A large body keeps its file open; what was compressed and is large lies in an unnamed one.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or does not decompress.
+    """
+    body: Body | None = None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if status.st_size <= STREAM_OCTETS:
+            octets = files.read_all(fd, status.st_size)
+            form = inflate.format_of(octets[: inflate.HEAD])
+            if form is None:
+                body = octets
+                return body, status, False
+            return _inflated((octets,), form, path), status, True
+        form = inflate.format_of(os.pread(fd, inflate.HEAD, 0))
+        if form is None:
+            body = FileBody(fd, name=path)
+            return body, status, False
+        return _inflated(Plain(fd).pieces(), form, path), status, True
+    finally:
+        if not isinstance(body, FileBody):  # which owns it now
+            os.close(fd)
+
+
+def _inflated(pieces: Iterable[bytes], form: inflate.Format, path: str) -> Body:
+    if need := inflate.missing(form):
+        raise OSError(errno.EIO, f"{form} cannot be read here ({need})")
+    coming = inflate.inflated(pieces, form)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for piece in coming:
+            parts.append(piece)
+            size += len(piece)
+            if size > STREAM_OCTETS:
+                return spooled(chain(parts, coming), path)
+    except (inflate.TooMuch, inflate.Damaged) as error:
+        raise OSError(errno.EIO, str(error)) from error
+    return b"".join(parts)
 
 
 def _pread(fd: int, start: int, stop: int) -> bytes:

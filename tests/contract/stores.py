@@ -370,7 +370,7 @@ class EmlAccount:
         return EmlSource(Endpoint(scheme="eml", path=str(self.root)))
 
     def destination(self) -> Destination:
-        pytest.skip("it can only be read")
+        raise NotImplementedError
 
     def missing(self) -> Source:
         return EmlSource(Endpoint(scheme="eml", path=str(self.root / "not" / "there")))
@@ -464,7 +464,7 @@ class ArchiveAccount(MaildirAccount):
         return self._make(Endpoint(scheme="tar", path=str(self.archive / "not" / "there")))
 
     def destination(self) -> Destination:
-        pytest.skip("it can only be read")
+        raise NotImplementedError
 
     def put(self, path: Path_, messages: Sequence[Message]) -> None:
         super().put(path, messages)
@@ -649,12 +649,26 @@ def imap_account(request: pytest.FixtureRequest, name: str, user: str, link: Lin
     return ImapAccount(server, user, link)
 
 
-LOCAL: Final = ("memory", "maildir", "maildir-fs", "mbox", "eml", "mh", "zip", "tar.gz")
+STORES: Final = (
+    *("memory", "maildir", "maildir-fs", "mbox"),
+    *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP),
+)
+ONLY_READ: Final = ("eml", "mh", "zip", "tar.gz")
 
 
-@pytest.fixture(params=[*LOCAL, *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP)])
+@pytest.fixture(params=[*STORES, *ONLY_READ], name="account")
+def source_account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
+    """An empty account of each store that can be read."""
+    return _account(request, tmp_path, unique_user)
+
+
+@pytest.fixture(params=STORES)
 def account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
     """An empty account of each store; IMAP in the clear (`test_imap_links` has the others)."""
+    return _account(request, tmp_path, unique_user)
+
+
+def _account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
     match request.param:
         case "memory":
             return MemoryAccount()

@@ -10,9 +10,9 @@ from aimport.model import Message
 from aimport.query.dates import Clock
 from aimport.query.facts import Fact, asked_by
 from aimport.query.parse import parse_query
-from tests.contract.stores import INBOX, Account, account, held, message
+from tests.contract.stores import INBOX, Account, held, message, source_account
 
-__all__ = ["account"]
+__all__ = ["source_account"]
 
 NOON = datetime(2021, 6, 15, 12, tzinfo=UTC)
 CLOCK = Clock(now=int((NOON + timedelta(days=30)).timestamp()))

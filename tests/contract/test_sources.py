@@ -10,9 +10,9 @@ import pytest
 from aimport.errors import AimportError, MailboxError
 from aimport.interfaces import SourceSession
 from aimport.model import Mailbox, Message, Unreadable
-from tests.contract.stores import INBOX, Account, account, held, large_octets, message
+from tests.contract.stores import INBOX, Account, held, large_octets, message, source_account
 
-__all__ = ["account"]
+__all__ = ["source_account"]
 
 
 async def read(session: SourceSession, mailbox: Mailbox, skip: Container[str] = ()) -> list[Message | Unreadable]:

@@ -12,10 +12,9 @@ from typing import Final
 
 from anyio import from_thread
 
-from aimport.errors import AccessRefused, ConfigurationError, MailboxError, MessageUnreadable, SourceMissing
-from aimport.model import STREAM_OCTETS, Body, Endpoint, Mailbox, Message, MessageKey, Unreadable
+from aimport.errors import AccessRefused, ConfigurationError, MessageUnreadable, SourceMissing
+from aimport.model import Endpoint, Mailbox, Message, MessageKey, Unreadable
 from aimport.names import INBOX, printable
-from aimport.spool import FileBody
 from aimport.stores import content, files
 from aimport.stores.loose.names import is_eml, is_mh, parse_sequences
 from aimport.stores.loose.source import Listing, LooseSource, dated, in_order, narrow
@@ -232,35 +231,8 @@ class _Reader:
         path = f"{self._path}/{key}"
         try:
             name = files.on_disk(key, self._fd)
-            body, mtime = read_file(files.open_file(name, self._fd), path)
+            body, status, _ = content.read_file(files.open_file(name, self._fd), path)
             flags = self._listing.flags[index] if self._listing.flags else frozenset()
-            return dated(key, flags, body, mtime, key)
-        except (OSError, MessageUnreadable, MailboxError) as error:
+            return dated(key, flags, body, status.st_mtime, key)
+        except (OSError, MessageUnreadable) as error:
             return narrow(error, key, path)
-
-
-def read_file(fd: int, path: str) -> tuple[Body, float]:
-    """The content of an open file, whose descriptor is taken, as a body, and its mtime. Compressed ones are inflated.
-
-    Raises:
-        OSError: it cannot be read, or is no regular file.
-        MailboxError: it does not decompress.
-    """
-    status = os.fstat(content.regular(fd))
-    octets = content.opened(fd, path)
-    try:
-        if isinstance(octets, content.Compressed):
-            head = octets.read(0, STREAM_OCTETS + 1)
-            if len(head) <= STREAM_OCTETS:
-                return head, status.st_mtime
-            return octets.body(b"", 0, content.END, None, path), status.st_mtime
-        if status.st_size > STREAM_OCTETS:
-            copy = os.dup(fd)
-            try:
-                return FileBody(copy, name=path), status.st_mtime
-            except BaseException:
-                os.close(copy)
-                raise
-        return files.read_all(fd, status.st_size), status.st_mtime
-    finally:
-        octets.close()

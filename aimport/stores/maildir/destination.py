@@ -1,6 +1,7 @@
 """Write a Maildir so that Dovecot, Courier and plain readers agree on what was meant.
 
     a batch, one thread hop:  tmp/ all files ─▶ one syncfs (shared) ─▶ rename in order ─▶ fsync new, cur
+                                   └─ hard links, where the source's file is what we would write
 
 A name says which batch of which run a file comes from, so `find` knows it after a crash; and
 names sort as they were appended, so Dovecot gives UIDs in that order.
@@ -34,6 +35,7 @@ from aimport.model import (
     Mailbox,
     Message,
     MessageKey,
+    Original,
     Position,
     Rejected,
     Stored,
@@ -73,14 +75,15 @@ class MaildirDestination:
     host = ""
     wire = False
 
-    def __init__(self, endpoint: Endpoint, fsync: Fsync = "batch") -> None:
+    def __init__(self, endpoint: Endpoint, fsync: Fsync = "batch", *, link: bool = False) -> None:
         self._layout = Layout.of(endpoint)
         self._fsync: Fsync = fsync
+        self._link = link
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[MaildirDestinationSession, None]:
         """A session; it keeps the mailbox it last appended to open."""
-        session = MaildirDestinationSession(self._layout, self._fsync)
+        session = MaildirDestinationSession(self._layout, self._fsync, link=self._link)
         try:
             yield session
         finally:
@@ -94,7 +97,8 @@ class MaildirDestinationSession:
     folds_case = False
     waits = False
 
-    def __init__(self, layout: Layout, fsync: Fsync) -> None:
+    def __init__(self, layout: Layout, fsync: Fsync, *, link: bool) -> None:
+        self._link = link
         self.separator = layout.separator
         self._layout = layout
         self._fsync: Fsync = fsync
@@ -187,7 +191,7 @@ class MaildirDestinationSession:
     def _append(self, mailbox: Mailbox, batch: Batch) -> list[Appended | Rejected]:
         if self._writer is None or self._writer.mailbox != mailbox:
             self.close()
-            self._writer = _Writer(mailbox, self._open(mailbox), self._fsync)
+            self._writer = _Writer(mailbox, self._open(mailbox), self._fsync, link=self._link)
         writer = self._writer
         try:
             outcomes = writer.append(batch)
@@ -260,7 +264,7 @@ def _wire_size(name: str, octets: int) -> int:
 class _Writer:
     """Appends to one open folder, in a worker thread."""
 
-    def __init__(self, mailbox: Mailbox, folder: disk.Folder, fsync: Fsync) -> None:
+    def __init__(self, mailbox: Mailbox, folder: disk.Folder, fsync: Fsync, *, link: bool) -> None:
         self.mailbox = mailbox
         self.folder = folder
         self.octets = 0
@@ -270,6 +274,8 @@ class _Writer:
         self._keywords = disk.Keywords(folder)
         self._mode = stat.S_IMODE(os.fstat(folder.fd).st_mode) & 0o666
         self._host = escape_host(socket.gethostname())
+        self._link = link
+        self._device = os.fstat(folder.fd).st_dev
 
     def close(self) -> None:
         self.folder.close()
@@ -334,6 +340,10 @@ class _Writer:
         size, pieces = _as_stored(message.body, wire=message.wire)
         base = f"{start}.{self._host},S={size},W={fingerprint.size}"
         seconds = int(message.internal_date.timestamp() // 1)
+        if self._link and message.original is not None and not message.wire:
+            if self._linked(message.original, base, size, seconds):
+                self.octets += size
+                return base
         kept = disk.write_file(
             self.folder.tmp,
             base,
@@ -346,6 +356,37 @@ class _Writer:
             logger.warning("date not kept key=%r date=%s", message.key, message.internal_date.isoformat())
         self.octets += size
         return base
+
+    def _linked(self, original: Original, base: str, size: int, seconds: int) -> bool:
+        """Gives the source's file a second name here, where it is what we would write; False: it is not, or cannot be.
+
+        Right are its file system, owner, rights, date and octets. Whatever lies behind the path by now: the name is
+        kept only when it is that of the file whose octets were read.
+        """
+        right = (self._device, self._mode, os.geteuid(), seconds, size)
+        its = (original.device, original.mode, original.uid, original.mtime_ns // 1_000_000_000, original.size)
+        if right != its:
+            return False
+        try:
+            os.link(original.path, base, dst_dir_fd=self.folder.tmp, follow_symlinks=False)
+        except OSError:  # also where a leftover has the name: it is written anew
+            return False
+        try:
+            status = os.stat(base, dir_fd=self.folder.tmp, follow_symlinks=False)
+            same = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode) == (
+                original.inode,
+                original.size,
+                original.mtime_ns,
+                stat.S_IFREG | original.mode,
+            )
+            if same and self._fsync == "each":
+                disk.sync_file(base, self.folder.tmp)
+        except BaseException:
+            self._remove(base)
+            raise
+        if not same:
+            self._remove(base)
+        return same
 
     def _remove(self, base: str) -> None:
         with suppress(OSError):

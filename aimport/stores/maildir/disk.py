@@ -26,13 +26,16 @@ from aimport.errors import (
     SourceMissing,
 )
 from aimport.model import MessageKey
+from aimport.names import printable
 from aimport.stores.files import DIRECTORY, FILE, on_disk, read_control, translated
-from aimport.stores.maildir.names import Layout, key_of, parse_keywords, split_name
+from aimport.stores.maildir.names import Layout, courier_words, key_of, parse_courier_list, parse_keywords, split_name
 
 logger = logging.getLogger(__name__)
 
 UIDLIST: Final = "dovecot-uidlist"
 KEYWORDS: Final = "dovecot-keywords"
+COURIER_UIDS: Final = "courierimapuiddb"
+COURIER_KEYWORDS: Final = "courierimapkeywords"
 MAX_UIDLIST: Final = 64 << 20
 MAX_SMALL: Final = 1 << 20
 LOCK_STALE_S: Final = 120.0
@@ -151,6 +154,33 @@ class Keywords:
             self._letters = parse_keywords(read_small(self._folder, KEYWORDS) or b"")
             self._seen = seen
         return self._letters
+
+
+def courier_keywords(folder: Folder) -> dict[str, frozenset[str]]:
+    """Base name (printable) → keywords that Courier keeps in a directory of its own.
+
+    `:list` holds what was gathered, files named as the message what came since (seen of Courier 5.0).
+    """
+    try:
+        fd = os.open(COURIER_KEYWORDS, DIRECTORY, dir_fd=folder.fd)
+    except OSError:
+        return {}
+    path = f"{folder.path}/{COURIER_KEYWORDS}"
+    try:
+        found = parse_courier_list(read_control(":list", fd, path, MAX_UIDLIST) or b"")
+        # `.NUMBER.BASE` are of before `BASE`.
+        for name in sorted(os.listdir(fd), key=lambda name: (not name.startswith("."), name)):
+            base = name[1:].partition(".")[2] if name.startswith(".") else name
+            if name != ":list" and base:
+                data = read_control(name, fd, path, MAX_SMALL)
+                if data is not None:
+                    found[printable(base)] = courier_words(data)
+        return found
+    except OSError as error:
+        logger.warning("file ignored path=%r reason=%s", path, error.strerror)
+        return {}
+    finally:
+        os.close(fd)
 
 
 def scan_once(folder: Folder) -> dict[MessageKey, Place]:
@@ -454,6 +484,15 @@ class GroupSync:
         elif _libc.syncfs(self._fd) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
+
+
+def sync_file(name: str, dir_fd: int) -> None:
+    """Make the octets of a file last."""
+    fd = os.open(name, FILE, dir_fd=dir_fd)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_directories(fds: Sequence[int]) -> None:

@@ -319,6 +319,24 @@ def format_keywords(letters: Mapping[str, str]) -> bytes:
     return "".join(f"{ord(letter) - ord('a')} {letters[letter]}\n" for letter in sorted(letters)).encode()
 
 
+def parse_courier_list(data: bytes) -> dict[str, frozenset[str]]:
+    """Base name (printable) → keywords of a `courierimapkeywords/:list`: names, an empty line, `BASE:INDEX INDEX`."""
+    names, _, lines = data.decode("utf-8", "backslashreplace").partition("\n\n")
+    words = names.split("\n")
+    found = {}
+    for line in lines.split("\n"):
+        base, colon, indexes = line.rpartition(":")
+        if colon:
+            numbers = (int(index) for index in indexes.split() if index.isascii() and index.isdecimal())
+            found[base] = frozenset(words[number] for number in numbers if number < len(words) and words[number])
+    return found
+
+
+def courier_words(data: bytes) -> frozenset[str]:
+    """Keywords of one message, a line each."""
+    return frozenset(filter(None, data.decode("utf-8", "backslashreplace").split("\n")))
+
+
 def parse_uidlist(data: bytes) -> dict[str, int]:
     """Base name (printable) → UID of a `dovecot-uidlist` of version 3 or 1. A torn last line is not there.
 

@@ -27,23 +27,21 @@ from aimport.errors import MailboxError
 from aimport.flags import from_letters
 from aimport.model import (
     PIECE_OCTETS,
-    STREAM_OCTETS,
-    Body,
     ConnectionLimits,
     Endpoint,
     Mailbox,
     Message,
     MessageKey,
+    Original,
     Selection,
     Unreadable,
 )
 from aimport.names import INBOX, printable
-from aimport.octets import has_header, wire_size
+from aimport.octets import has_header, pieces_of, wire_size
 from aimport.query.facts import ONE_BY_ONE, STAGES, Fact, Facts
 from aimport.query.terms import ALL, Term
 from aimport.selecting import sift
-from aimport.spool import FileBody
-from aimport.stores import files
+from aimport.stores import content, files, inflate
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
     CONTENTS,
@@ -66,6 +64,7 @@ HEADER_OCTETS: Final = 4096
 """Read at first for a header; nine in ten are shorter."""
 LISTED: Final = STAGES[0]
 _TRIES: Final = 20
+_ENCRYPTED: Final = b"CRYPTED\x03\x07"
 
 T = TypeVar("T")
 
@@ -307,6 +306,8 @@ def _listed(layout: Layout, mailbox: Mailbox) -> Listing:
 def _uids(folder: disk.Folder) -> tuple[bytes, dict[str, int]]:
     data = disk.read_small(folder, disk.UIDLIST, disk.MAX_UIDLIST)
     if data is None:
+        data = disk.read_small(folder, disk.COURIER_UIDS, disk.MAX_UIDLIST)
+    if data is None:
         return b"", {}
     try:
         return data, parse_uidlist(data)
@@ -367,7 +368,7 @@ class MaildirShelf:
         if Fact.UID in facts:
             seen.uids = self._uids()
         if Fact.FLAGS in facts:
-            seen.flags = self._flags(reader.letters())
+            seen.flags = self._flags(reader)
         if Fact.GUID in facts:
             guids = message_guids(self._listing.uidlist)
             bases = [key.partition("/")[0] for key in self._selection.keys]
@@ -394,15 +395,17 @@ class MaildirShelf:
             uids.append(uid)
         return uids
 
-    def _flags(self, letters: dict[str, str]) -> list[frozenset[str]]:
+    def _flags(self, reader: _Reader) -> list[frozenset[str]]:
         """Of the names seen by listing. A local store does not know which were seen before: all are recent."""
+        letters = reader.letters()
         known: dict[str, frozenset[str]] = {}
         flags = []
-        for hint in self._selection.hints:
+        for key, hint in zip(self._selection.keys, self._selection.hints, strict=True):
             given = known.get(hint)
             if given is None:
                 given = known[hint] = from_letters(split_name(f"-{hint[1:]}")[1], letters) | {"\\Recent"}
-            flags.append(given)
+            more = reader.keywords_of(key.partition("/")[0])
+            flags.append(given | more if more else given)
         return flags
 
     def _dates(self, reader: _Reader, places: Sequence[int]) -> Facts:
@@ -434,6 +437,7 @@ class _Reader:
         """A large message that was opened when its turn had not come."""
         try:
             self._keywords = disk.Keywords(self._folder)
+            self._courier = disk.courier_keywords(self._folder)
             self._places: dict[MessageKey, disk.Place] | None = None
             """Where the files are, once a hint was wrong."""
             self._fresh = False  # scanned in this hop
@@ -497,6 +501,10 @@ class _Reader:
         """Octets with every line end as CRLF; None: it cannot be read."""
         return self._each(wanted, _wire_size)
 
+    def keywords_of(self, base: str) -> frozenset[str]:
+        """Those that Courier has given the message with this base name."""
+        return self._courier.get(base, frozenset()) if self._courier else frozenset()
+
     def _each(self, wanted: Sequence[tuple[MessageKey, Hint]], act: Callable[[int, str], T]) -> list[T | None]:
         with files.READ_TURNS as turns:
             began = time.monotonic()
@@ -511,8 +519,13 @@ class _Reader:
             return found
 
     def _read(self, key: MessageKey, hint: Hint, letters: dict[str, str]) -> Message | Unreadable:
-        path = self._folder.path
-        return self._found(key, hint, lambda fd, name: _read_file(key, fd, name, letters, path))
+        def act(fd: int, name: str) -> Message:
+            base, info = split_name(name)
+            flags = from_letters(info, letters) | self.keywords_of(base)
+            part = "new" if fd == self._folder.new else "cur"
+            return _read_file(key, fd, name, flags, f"{self._folder.path}/{part}")
+
+        return self._found(key, hint, act)
 
     def _found(self, key: MessageKey, hint: Hint, act: Callable[[int, str], T]) -> T | Unreadable:
         """Does something with one message under the name that it has now.
@@ -554,26 +567,29 @@ class _Reader:
             raise MailboxError(f"{self._folder.path}: {error.strerror}") from error
 
 
-def _read_file(key: MessageKey, dir_fd: int, name: str, letters: dict[str, str], path: str) -> Message:
-    """A message; one above `STREAM_OCTETS` keeps its file open. `path` is that of the folder."""
-    fd = files.open_file(name, dir_fd)
-    body: Body | None = None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        if status.st_size > STREAM_OCTETS:
-            body = FileBody(fd, name=f"{path}/{printable(name)}")
-        else:
-            body = files.read_all(fd, status.st_size)
-    finally:
-        if not isinstance(body, FileBody):  # which owns it now
-            os.close(fd)
+def _read_file(key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], path: str) -> Message:
+    """A message; one above `STREAM_OCTETS` keeps its file open. `path` is that of its directory."""
+    path = f"{path}/{name}"
+    body, status, compressed = content.read_file(files.open_file(name, dir_fd), printable(path))
+    if isinstance(body, bytes) and body.startswith(_ENCRYPTED):
+        raise OSError(errno.EIO, "it is encrypted (mail_crypt)")
+    original = None
+    if not compressed:
+        original = Original(
+            path,
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            stat.S_IMODE(status.st_mode),
+            status.st_uid,
+        )
     return Message(
         key=key,
-        flags=from_letters(split_name(name)[1], letters),
+        flags=flags,
         internal_date=_date(status.st_mtime_ns // 1_000_000_000, name),
         body=body,
+        original=original,
     )
 
 
@@ -597,14 +613,32 @@ def _read_header(dir_fd: int, name: str) -> bytes:
     """As much of a message as its header needs."""
     with _regular(dir_fd, name) as fd:
         head = os.read(fd, HEADER_OCTETS)
-        while not has_header(head) and (more := os.read(fd, len(head))):
-            head += more
-        return head
+        if inflate.format_of(head[: inflate.HEAD]) is None:
+            while not has_header(head) and (more := os.read(fd, len(head))):
+                head += more
+            return head
+    head = b""
+    for piece in _decompressed(dir_fd, name):
+        head += piece
+        if has_header(head):
+            break
+    return head
+
+
+def _decompressed(dir_fd: int, name: str) -> Iterator[bytes]:
+    body, _, _ = content.read_file(files.open_file(name, dir_fd), printable(name))
+    try:
+        yield from pieces_of(body)
+    finally:
+        if not isinstance(body, bytes):
+            body.close()
 
 
 def _wire_size(dir_fd: int, name: str) -> int:
     with _regular(dir_fd, name) as fd:
-        return wire_size(iter(lambda: os.read(fd, PIECE_OCTETS), b""))
+        if inflate.format_of(os.pread(fd, inflate.HEAD, 0)) is None:
+            return wire_size(iter(lambda: os.read(fd, PIECE_OCTETS), b""))
+    return wire_size(_decompressed(dir_fd, name))
 
 
 def _date(seconds: int, name: str) -> datetime:
