@@ -23,9 +23,9 @@ from aimport.variables import Expanded, Variables, expand, expand_parts
 
 Side = Literal["source", "destination"]
 
-SCHEMES: Final = ("maildir", "mbox", "eml", "mh", "zip", "tar", "imap", "imaps", "imapc", "tunnel", "memory")
-LATER_SCHEMES: Final = ("sdbox", "mdbox", "dbox", "auto")
-SOURCES: Final = frozenset({"eml", "mh", "zip", "tar"})
+SCHEMES: Final = ("maildir", "mbox", "eml", "mh", "zip", "tar", "auto", "imap", "imaps", "imapc", "tunnel", "memory")
+LATER_SCHEMES: Final = ("sdbox", "mdbox", "dbox")
+SOURCES: Final = frozenset({"eml", "mh", "zip", "tar", "auto"})
 """Schemes that can only be read."""
 LAYOUTS: Final = ("Maildir++", "fs", "imapdir", "index", "none")
 PATH_KEYS: Final = frozenset({"INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "INBOX", "ALT", "VOLATILEDIR"})
@@ -111,7 +111,7 @@ def parse_location(text: str, variables: Variables, *, side: Side, settings: Set
     return Endpoint(
         scheme=scheme,
         path=_path(path, expanded, variables, shown),
-        user=variables.user if scheme in ("zip", "tar") else "",  # one archive may hold many users
+        user=variables.user if scheme in ("zip", "tar", "auto") else "",  # one archive may hold many users
         options=tuple(filter(None, (_option(scheme, option, expanded, variables, shown) for option in options))),
     )
 

@@ -36,6 +36,10 @@ class Stores:
 
                 kinds = {"eml": loose.EmlSource, "mh": loose.MhSource, "zip": loose.ZipSource, "tar": loose.TarSource}
                 return kinds[endpoint.scheme](endpoint)
+            case "auto":
+                from aimport.stores.auto import AutoSource
+
+                return AutoSource(endpoint, self.source)
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapSource
 
