@@ -25,7 +25,7 @@ Side = Literal["source", "destination"]
 
 SCHEMES: Final = ("maildir", "mbox", "eml", "mh", "zip", "tar", "auto", "imap", "imaps", "imapc", "tunnel", "memory")
 LATER_SCHEMES: Final = ("sdbox", "mdbox", "dbox")
-SOURCES: Final = frozenset({"eml", "mh", "zip", "tar", "auto"})
+SOURCES: Final = frozenset({"mh", "zip", "tar", "auto"})
 """Schemes that can only be read."""
 LAYOUTS: Final = ("Maildir++", "fs", "imapdir", "index", "none")
 PATH_KEYS: Final = frozenset({"INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "INBOX", "ALT", "VOLATILEDIR"})

@@ -60,6 +60,10 @@ class Stores:
                 from aimport.stores.mbox import MboxDestination
 
                 return MboxDestination(endpoint, fsync=self._fsync)
+            case "eml":
+                from aimport.stores.loose import EmlDestination
+
+                return EmlDestination(endpoint, fsync=self._fsync)
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapDestination
 

@@ -30,7 +30,7 @@ from aimport.model import STREAM_OCTETS, Batch, Endpoint, Mailbox, Message, Mess
 from aimport.names import encode_utf7
 from aimport.octets import fingerprint, whole, wire_form
 from aimport.stores.imap import ImapDestination, ImapSource
-from aimport.stores.loose import EmlSource, MhSource, TarSource, ZipSource
+from aimport.stores.loose import EmlDestination, EmlSource, MhSource, TarSource, ZipSource
 from aimport.stores.maildir import MaildirDestination, MaildirSource
 from aimport.stores.mbox import MboxDestination, MboxSource
 from aimport.stores.memory import MemoryDestination, MemorySource, MemoryStore
@@ -360,17 +360,19 @@ class MboxAccount:
 
 
 class EmlAccount:
-    """A tree of directories with a file for each message, which keeps no flags. It can only be read."""
+    """A tree of directories with a file for each message, which keeps no flags."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._count = 0
+        self._is_destination = False
 
     def source(self) -> Source:
         return EmlSource(Endpoint(scheme="eml", path=str(self.root)))
 
     def destination(self) -> Destination:
-        raise NotImplementedError
+        self._is_destination = True
+        return EmlDestination(Endpoint(scheme="eml", path=str(self.root)))
 
     def missing(self) -> Source:
         return EmlSource(Endpoint(scheme="eml", path=str(self.root / "not" / "there")))
@@ -388,7 +390,7 @@ class EmlAccount:
         return path
 
     def folder(self, path: Path_) -> Path:
-        return self.root if path == INBOX else self.root.joinpath(*path)
+        return self.root if path == INBOX and not self._is_destination else self.root.joinpath(*path)
 
     def put(self, path: Path_, messages: Sequence[Message]) -> None:
         self.folder(path).mkdir(parents=True, exist_ok=True)
@@ -408,7 +410,11 @@ class EmlAccount:
         self._files(path)[index].unlink()
 
     def look(self, path: Path_) -> list[Held]:
-        raise NotImplementedError
+        found = []
+        for file in self._files(path) if self.folder(path).is_dir() else []:
+            digest = hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+            found.append(Held(frozenset(), int(file.stat().st_mtime), digest))
+        return found
 
     def state(self) -> object:
         return tree(self.root)
@@ -650,10 +656,10 @@ def imap_account(request: pytest.FixtureRequest, name: str, user: str, link: Lin
 
 
 STORES: Final = (
-    *("memory", "maildir", "maildir-fs", "mbox"),
+    *("memory", "maildir", "maildir-fs", "mbox", "eml"),
     *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP),
 )
-ONLY_READ: Final = ("eml", "mh", "zip", "tar.gz")
+ONLY_READ: Final = ("mh", "zip", "tar.gz")
 
 
 @pytest.fixture(params=[*STORES, *ONLY_READ], name="account")

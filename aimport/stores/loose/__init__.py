@@ -2,5 +2,6 @@
 
 from aimport.stores.loose.archives import TarSource as TarSource
 from aimport.stores.loose.archives import ZipSource as ZipSource
+from aimport.stores.loose.destination import EmlDestination as EmlDestination
 from aimport.stores.loose.folders import EmlSource as EmlSource
 from aimport.stores.loose.folders import MhSource as MhSource

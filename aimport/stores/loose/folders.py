@@ -30,7 +30,7 @@ class EmlSource(LooseSource):
     """One account in a tree of directories; a file `*.eml`, also compressed, is a message."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        _demand_no_options(endpoint)
+        demand_no_options(endpoint)
         super().__init__(lambda: Folders(endpoint.path, is_eml, sequences=False))
 
 
@@ -38,11 +38,12 @@ class MhSource(LooseSource):
     """One account in a tree of MH folders; a file whose name is a number is a message."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        _demand_no_options(endpoint)
+        demand_no_options(endpoint)
         super().__init__(lambda: Folders(endpoint.path, is_mh, sequences=True))
 
 
-def _demand_no_options(endpoint: Endpoint) -> None:
+def demand_no_options(endpoint: Endpoint) -> None:
+    """Raises `ConfigurationError` for a key that would change nothing here."""
     if endpoint.options:
         raise ConfigurationError(f"{endpoint.scheme}: location: {endpoint.options[0][0]} says nothing here")
 
@@ -68,7 +69,7 @@ class Folders:
         steps = self._steps(mailbox)
         path = "/".join((self.path, *steps))
         try:
-            fd = self._opened(steps)
+            fd = self.opened(steps)
         except OSError as error:
             raise files.translated(error, path) from error
         try:
@@ -82,7 +83,7 @@ class Folders:
         steps = self._steps(mailbox)
         path = "/".join((self.path, *steps))
         try:
-            return _Reader(self._opened(steps), path, listing)
+            return _Reader(self.opened(steps), path, listing)
         except OSError as error:
             raise files.translated(error, path) from error
 
@@ -118,7 +119,7 @@ class Folders:
 
     def _tree(self) -> Iterator[Steps]:
         """Directories that hold messages, however deep; one directory a level is open."""
-        root = self._opened(())
+        root = self.opened(())
         stack: list[tuple[int, Steps, Iterator[str]]] = [(root, (), iter(()))]
         try:
             if self._holds_messages(root):
@@ -172,7 +173,7 @@ class Folders:
             return tuple(mailbox.native.split("/"))
         if mailbox.path != (INBOX,):
             return mailbox.path
-        root = self._opened(())
+        root = self.opened(())
         try:
             names = sorted(os.listdir(root), reverse=True)
             in_root = any(map(self._is_message, names))
@@ -182,7 +183,7 @@ class Folders:
             os.close(root)
         return () if in_root else next(((name,) for name in names if name.upper() == INBOX), ())
 
-    def _opened(self, steps: Steps) -> int:
+    def opened(self, steps: Steps) -> int:
         """A directory.
 
         Raises:

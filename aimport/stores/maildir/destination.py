@@ -337,7 +337,7 @@ class _Writer:
 
     def _write(self, start: str, message: Message, fingerprint: Fingerprint) -> str:
         """One file in `tmp`; returns its name. W is the size with CRLF line ends, as of the fingerprint."""
-        size, pieces = _as_stored(message.body, wire=message.wire)
+        size, pieces = as_stored(message.body, wire=message.wire)
         base = f"{start}.{self._host},S={size},W={fingerprint.size}"
         seconds = int(message.internal_date.timestamp() // 1)
         if self._link and message.original is not None and not message.wire:
@@ -424,7 +424,7 @@ class _Writer:
         return known
 
 
-def _as_stored(body: Body, *, wire: bool) -> tuple[int, Iterable[bytes]]:
+def as_stored(body: Body, *, wire: bool) -> tuple[int, Iterable[bytes]]:
     """A body as the file will have it: its octets, and their number.
 
     Raises:
