@@ -6,6 +6,8 @@ import json
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from tests.mail import aimport, in_maildir
 
 MAIL = b"Received: by x; Wed, 20 May 2020 12:00:00 +0000\nSubject: %d\n\nbody\n"
@@ -58,3 +60,26 @@ def test_a_source_of_no_mail_fails_its_user(tmp_path: Path) -> None:
     code, user = run(tmp_path, f"mbox:{tmp_path}/x", "", "ALL")
     assert code == 75
     assert "does not begin with a From_ line" in str(user["error"])
+
+
+@pytest.mark.parametrize("scheme", ["mbox", "eml"])
+def test_an_import_is_verified_and_not_made_twice(tmp_path: Path, scheme: str) -> None:
+    """From Maildir, with keywords and odd octets; what is there already is left out."""
+    for name in ("cur", "new", ".Sent/cur"):
+        (tmp_path / "m" / name).mkdir(parents=True)
+    for number, body in enumerate(
+        [MAIL % 0, b"x: y\r\n\r\nz\r\n", b"x: y\n\nFrom a@b Thu Jan  1 10:00:00 2015\nend", MAIL % 3]
+    ):
+        (tmp_path / "m" / "cur" / f"150000000{number}.M1.h:2,{'S' * (number % 2)}").write_bytes(body)
+    (tmp_path / "m" / ".Sent" / "cur" / "1500000000.M1.h:2,").write_bytes(MAIL % 9)
+    journal = ("--journal", str(tmp_path / "journal"))
+    to = ("-u", "bob", "--to", f"{scheme}:{tmp_path}/to")
+    done = aimport("import", *journal, "--json", *to, f"maildir:{tmp_path}/m", "", "ALL")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["users"][0]["imported"] == 5
+    verified = aimport("verify", *journal, "--deep")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    again = aimport("import", *journal, "--json", "--skip-existing", *to, f"maildir:{tmp_path}/m", "", "ALL")
+    assert again.returncode == 0, again.stderr
+    user = json.loads(again.stdout)["users"][0]
+    assert (user["imported"], user["present"]) == (0, 5)

@@ -16,12 +16,13 @@ import stat
 from array import array
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import Final
 
 from anyio import from_thread, to_thread
 
 from aimport.errors import MailboxNameInvalid, MailboxNotFound, MessageUnreadable, SourceMissing
-from aimport.interfaces import Settled
+from aimport.interfaces import Settled, SourceSession
 from aimport.model import (
     Appended,
     Batch,
@@ -42,6 +43,7 @@ from aimport.octets import wire_size
 from aimport.stores import Fsync, content, files
 from aimport.stores.loose.folders import Folders, demand_no_options
 from aimport.stores.loose.names import is_eml
+from aimport.stores.loose.source import LooseSourceSession
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.destination import as_stored
 
@@ -98,6 +100,10 @@ class EmlDestinationSession:
 
     async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
         return await to_thread.run_sync(self._survey, mailbox)
+
+    @asynccontextmanager
+    async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
+        yield LooseSourceSession(self._folders), replace(mailbox, native="/".join(self._steps(mailbox)))
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return stem(wanted, wanted.index)

@@ -28,10 +28,11 @@ from aimport.model import (
     Unreadable,
 )
 from aimport.octets import has_header, pieces_of
+from aimport.query.facts import Fact, Facts
 from aimport.query.terms import ALL, Term
 from aimport.stores import files
 from aimport.stores.mbox.lines import date_of
-from aimport.stores.reading import selected
+from aimport.stores.shelf import ByReading, selected
 
 HOP_MESSAGES: Final = 64
 HOP_OCTETS: Final = 1 << 20
@@ -139,6 +140,10 @@ class LooseSourceSession:
             indexes=range(len(listing.keys)),
         )
         return await selected(self, whole, term, whole.only)
+
+    def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
+        assert isinstance(selection, LooseSelection), "a selection belongs to the store that made it"
+        return ByReading(self, len(selection.keys), selection.only).look(places, facts)
 
     async def messages(
         self, selection: Selection, *, skip: Container[str]

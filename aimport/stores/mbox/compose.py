@@ -33,6 +33,7 @@ _QUOTED: Final = {
 BASE: Final = "X-IMAPbase"
 BASE_ROOM: Final = 256
 """Octets kept free for keywords to come: what is not announced in the first message no reader believes (Dovecot)."""
+_LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d{1,18})[ \t]*\r?$")
 _BASE = re.compile(rb"(?im)^x-imap(?:base)?:[ \t]*(\d+)[ \t]+(\d+)([^\r\n]*)")
 
 
@@ -65,8 +66,15 @@ def framed(
     """
     flags = set(flags)
     end = b"\r\n" if header.endswith(b"\r\n") else b"\n"
+    lost = set()
+    if header.startswith(b"From "):  # left by whoever took it out of another mbox; here it would begin a message
+        header = header[header.find(b"\n") + 1 or len(header) :]
+        lost.add("From ")
     own = read_header(header).octets
-    lost = {f"{field.decode('ascii')}:" for field in _lost(header, own)}
+    lost |= {f"{field.decode('latin-1')}:" for field in _lost(header, own)}
+    if b"\nFrom " in own:
+        own = own.replace(b"\nFrom ", b"\n>From ")
+        lost.add("From ")
     if own and not own.endswith(b"\n"):
         own += end
     announced = {name.lower() for name in known}
@@ -119,6 +127,12 @@ def mark_in(line: bytes) -> tuple[str, int] | None:
     """The mark in a From_ line and the octets that the message must have; None: it is not one of ours."""
     found = _MARK.search(line)
     return (found[1].decode("ascii"), int(found[2])) if found else None
+
+
+def length_in(header: bytes) -> int | None:
+    """The Content-Length of a header."""
+    found = _LENGTH.search(header)
+    return int(found[1]) if found else None
 
 
 def quoted(pieces: Iterable[bytes], dialect: Dialect | None) -> Iterator[bytes]:

@@ -26,7 +26,7 @@ from anyio import from_thread, to_thread
 
 from aimport.errors import AimportError, MailboxError, MailboxNameInvalid, MailboxNotFound, MessageUnreadable
 from aimport.flags import SYSTEM_FLAGS
-from aimport.interfaces import Settled
+from aimport.interfaces import Settled, SourceSession
 from aimport.model import (
     Appended,
     Batch,
@@ -52,6 +52,7 @@ from aimport.stores.mbox.headers import read_header
 from aimport.stores.mbox.lines import date_of
 from aimport.stores.mbox.names import Layout
 from aimport.stores.mbox.scan import NotMbox, Scanner, head_of
+from aimport.stores.mbox.source import MboxSourceSession
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,10 @@ class MboxDestinationSession:
 
     async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
         return await to_thread.run_sync(self._survey, mailbox, since)
+
+    @asynccontextmanager
+    async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
+        yield MboxSourceSession(self._layout), mailbox
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return compose.mark_of(wanted.run, wanted.number, wanted.index)
@@ -247,15 +252,15 @@ class MboxDestinationSession:
     def _find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> list[Stored]:
         marks = {self.place(each, None, 0): at for at, each in enumerate(wanted)}
         found: dict[int, Stored] = {}
-        for _, line, size, date in self._stored(mailbox, since):
+        for _, line, _, date, whole in self._stored(mailbox, since):
             mark = compose.mark_in(line)
-            if mark is not None and mark[0] in marks and size >= mark[1]:
+            if mark is not None and mark[0] in marks and whole:
                 at = marks[mark[0]]
                 found[at] = Stored(fingerprint=wanted[at].fingerprint, internal_date=date, wanted=at)
         return [found[at] for at in sorted(found)]
 
-    def _stored(self, mailbox: Mailbox, since: Position) -> Iterator[tuple[MessageKey, bytes, int, int]]:
-        """Key, From_ line, octets and date of the messages behind a position."""
+    def _stored(self, mailbox: Mailbox, since: Position) -> Iterator[tuple[MessageKey, bytes, int, int, bool]]:
+        """Key, From_ line, octets and date of the messages behind a position, and whether they are whole."""
         octets = self._content(mailbox)
         if octets is None:
             return
@@ -264,7 +269,9 @@ class MboxDestinationSession:
             for at, stop, identity, line in _messages(octets, start):
                 date = date_of(line)
                 seconds = int(date.timestamp()) if date is not None else 0
-                yield MessageKey(f"{at}:{identity:08x}"), line, stop - at - len(line) - 1, seconds
+                start = at + len(line) + 1
+                key = MessageKey(f"{at}:{identity:08x}")
+                yield key, line, stop - start, seconds, _is_whole(octets, line, start, stop)
         except OSError as error:
             raise files.translated(error, mailbox.name) from error
         finally:
@@ -278,9 +285,9 @@ class MboxDestinationSession:
         sizes, dates = array("Q"), array("q")
         places: dict[str, int] = {}
         try:
-            for key, line, size, date in self._stored(mailbox, since):
+            for key, line, size, date, whole in self._stored(mailbox, since):
                 mark = compose.mark_in(line)
-                if mark is not None and size >= mark[1]:
+                if mark is not None and whole:
                     places[mark[0]] = len(keys)
                 start = int(key.partition(":")[0]) + len(line) + 1
                 keys.append(key)
@@ -310,6 +317,28 @@ def _messages(octets: content.Plain, start: int = 0) -> Iterator[tuple[int, int,
         if not start:
             raise MailboxError("the file is no mbox", hint="look at it before going on") from None
         yield from _messages(octets)
+
+
+def _is_whole(octets: content.Plain, line: bytes, start: int, stop: int, *, strictly: bool = True) -> bool:
+    """Whether a message of ours is all there; of others always.
+
+    Readers write the header anew, so its Content-Length decides. Where it has none the octets do that it had at first,
+    but not so that anything is cut off for it (`strictly` False) that ends as a message does.
+    """
+    mark = compose.mark_in(line)
+    if mark is None:
+        return True
+    if start >= stop:
+        return False
+    header, body = compose.split_message(octets.read(start, min(stop, start + HEAD_OCTETS)))
+    if body < 0 and stop - start < HEAD_OCTETS:
+        return False
+    length = compose.length_in(header)
+    if length is not None and body >= 0:
+        return stop - start - body >= length
+    if stop - start >= mark[1]:
+        return True
+    return not strictly and octets.read(stop, stop + 2).startswith(b"\n")
 
 
 def _wire_size(octets: content.Plain, start: int, stop: int) -> int:
@@ -376,13 +405,14 @@ class _Writer:
 
     def cut_off_what_is_half(self) -> None:
         """What a killed process left of its last message goes. It is ours, and the journal knows it as not stored."""
-        all_ = deque(_messages(content.Plain(self._fd)), maxlen=1)
+        octets = content.Plain(self._fd)
+        all_ = deque(_messages(octets), maxlen=1)
         if not all_:
             return
         at, stop, _, line = all_[0]
         mark = compose.mark_in(line)
         start = at + len(line) + 1
-        if start > self._size or (mark is not None and stop - start < mark[1]):
+        if start > self._size or (mark is not None and not _is_whole(octets, line, start, stop, strictly=False)):
             self._cut(at)  # in the first case there is no more than a part of its From_ line
             return
         # Cut in a From_ line there is no message, but what looks like the end of the one before.

@@ -22,6 +22,7 @@ from itertools import chain
 from typing import Final, Literal, NamedTuple
 from zlib import crc32
 
+from aimport.stores.mbox.compose import mark_in
 from aimport.stores.mbox.lines import is_from
 
 HEADER_LIMIT: Final = 64 * 1024
@@ -39,6 +40,7 @@ _HEADER_END = re.compile(rb"\n(?:\r?\n|From )")
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _NUMBER = re.compile(rb"[ \t]*(\d{1,18})[ \t]*\r?(?:\n|\Z)")
 _BLANK = re.compile(rb"\n(\r?\n)\Z")
+_MARK: Final = b" remote from aimport-"
 _BOM: Final = b"\xef\xbb\xbf"
 _EXPUNGED: Final = 0x0008
 
@@ -63,8 +65,8 @@ class Line(NamedTuple):
     """Octets of line ends before it, at most 4."""
     body: int
     """Behind the empty line that ends the header; -1: there is none within `HEADER_LIMIT`."""
-    length: int
-    """Content-Length; -1: none that is a number."""
+    ends: tuple[int, ...]
+    """Where it may end by its own word: by Content-Length, and as we write in our From_ lines."""
     identity: int
     internal: bool
     """The pseudo message in which UW and Dovecot keep data of the folder."""
@@ -167,8 +169,9 @@ class Scanner:
         while current is not None:
             kept = -1
             following = first
-            end = current.body + current.length
-            if current.length >= 0 and current.body >= 0 and (self._limit is None or end <= self._limit):
+            for end in current.ends:
+                if self._limit is not None and end > self._limit:
+                    continue
                 at = bisect_left(starts, end, first)
                 while at == len(starts) and at - first < AHEAD and pull():
                     at = bisect_left(starts, end, at)
@@ -178,12 +181,13 @@ class Scanner:
                     is_there = at - first < AHEAD and self._is_end(end)
                 if is_there:
                     kept, following = end, at
+                    break
             if kept >= 0:
                 findings.lengths_kept += 1
                 for line in ahead[first:following]:
                     findings.doubt("within", line.start)
             else:
-                findings.lengths_wrong += current.length >= 0
+                findings.lengths_wrong += bool(current.ends)
                 if following == len(ahead):
                     pull()
             after = ahead[following] if following < len(ahead) else None
@@ -216,7 +220,7 @@ class Scanner:
             stop = self.size - (len(blank[1]) if blank else 0)
             unfinished = line.body < 0 and self._last[-1:] != b"\n"
             # A length that leads beyond the end, where others were right: the rest has not been written.
-            short = self.findings.lengths_kept > 0 and line.body >= 0 and line.body + line.length > self.size
+            short = self.findings.lengths_kept > 0 and max(line.ends, default=-1) > self.size
             cut = unfinished or short
         return Extent(line.start, line.content, max(stop, line.content), line.identity, cut, line.labels)
 
@@ -292,17 +296,22 @@ class Scanner:
             return "unfinished"
         header_end = end.start() if end else min(len(data), begin + HEADER_LIMIT)
         header = data[line_end : header_end + 1].lower()
-        length = -1
-        if (at := header.find(b"\ncontent-length:")) >= 0 and (number := _NUMBER.match(header, at + 16)):
-            length = int(number[1])
+        content = base + min(line_end + 1, len(data))
+        body = base + end.end() if end and data[end.end() - 1] == 10 else -1
+        ends: tuple[int, ...] = ()
+        if body >= 0 and (at := header.find(b"\ncontent-length:")) >= 0:
+            number = _NUMBER.match(header, at + 16)
+            ends = (body + int(number[1]),) if number else ()
+        if _MARK in text and (mark := mark_in(text)) is not None:
+            ends = (*ends, content + mark[1])  # last: readers write headers anew
         before = data[max(0, begin - 4) : begin]
         return Line(
             start=base + begin,
-            content=base + min(line_end + 1, len(data)),
+            content=content,
             blank=len(blank[1]) if blank else 0,
             newlines=len(before) - len(before.rstrip(b"\r\n")),
-            body=base + end.end() if end and data[end.end() - 1] == 10 else -1,
-            length=length,
+            body=body,
+            ends=ends,
             identity=identity_of(text, header),
             internal=not self._begun and b"\nx-imap:" in header,
             expunged=_is_expunged(header),

@@ -35,6 +35,7 @@ from aimport.model import (
     Unreadable,
 )
 from aimport.names import INBOX, printable
+from aimport.query.facts import Fact, Facts
 from aimport.query.terms import ALL, Term
 from aimport.stores import content, files
 from aimport.stores.mbox import disk
@@ -43,7 +44,7 @@ from aimport.stores.mbox.headers import labels_of, read_header, takeout_flags, t
 from aimport.stores.mbox.lines import date_of
 from aimport.stores.mbox.names import Layout, is_step, without_suffix
 from aimport.stores.mbox.scan import Findings, NotMbox, Scanner, head_of
-from aimport.stores.reading import selected
+from aimport.stores.shelf import ByReading, selected
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,10 @@ class MboxSourceSession:
     async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
         whole = await to_thread.run_sync(self._select, mailbox)
         return await selected(self, whole, term, whole.only)
+
+    def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
+        assert isinstance(selection, MboxSelection), "a selection belongs to the store that made it"
+        return ByReading(self, len(selection.keys), selection.only).look(places, facts)
 
     async def messages(
         self, selection: Selection, *, skip: Container[str]

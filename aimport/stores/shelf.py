@@ -7,13 +7,12 @@ What the first stages ask for is gathered from all messages in one pass; nothing
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, Protocol
 
 from anyio import to_thread
 
-from aimport.interfaces import SourceSession
 from aimport.model import Body, Message, Selection, Unreadable
 from aimport.octets import has_header, pieces_of, wire_size
 from aimport.query.facts import ONE_BY_ONE, Fact, Facts
@@ -24,8 +23,16 @@ _UNKNOWN: Final = 1 << 62
 """Octets: no message is as large."""
 
 
+class _Session(Protocol):
+    """As much of a `SourceSession` as is needed here."""
+
+    def messages(
+        self, selection: Selection, *, skip: Container[str]
+    ) -> AsyncGenerator[Sequence[Message | Unreadable], None]: ...
+
+
 async def selected(
-    session: SourceSession, selection: Selection, term: Term, only: Callable[[Sequence[int]], Selection]
+    session: _Session, selection: Selection, term: Term, only: Callable[[Sequence[int]], Selection]
 ) -> Selection:
     """What `term` selects of all messages of a mailbox; `only` makes the selection of some places.
 
@@ -34,15 +41,15 @@ async def selected(
     """
     if term == ALL:
         return selection
-    return only(await sift(term, _Shelf(session, len(selection.keys), only)))
+    return only(await sift(term, ByReading(session, len(selection.keys), only)))
 
 
-class _Shelf:
-    """All messages of a mailbox, for a term to be decided."""
+class ByReading:
+    """Messages of a mailbox as a `selecting.Shelf`; `only` makes the selection of some places."""
 
     guid = ""
 
-    def __init__(self, session: SourceSession, count: int, only: Callable[[Sequence[int]], Selection]) -> None:
+    def __init__(self, session: _Session, count: int, only: Callable[[Sequence[int]], Selection]) -> None:
         self._session = session
         self._count = count
         self._only = only
