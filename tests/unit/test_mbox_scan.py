@@ -208,7 +208,7 @@ def test_keys_and_sizes_are_made_when_asked_for() -> None:
     extents = Extents(Extent(10 * n, 10 * n + 4, 10 * n + 9, n, False, b"") for n in range(5))
     keys, sizes = Keys(extents, range(5)), Sizes(extents, range(5))
     assert list(keys) == [keys[index] for index in range(5)] == keys[:]
-    assert (keys[-1], keys[1:3]) == ("40:00000004", ["10:00000001", "20:00000002"])
+    assert (keys[-1], keys[1:3]) == ("40-00000004", ["10-00000001", "20-00000002"])
     assert list(sizes) == sizes[:] == [5] * 5
     assert len(set(keys)) == len(keys) == len(sizes)
     assert list(Keys(extents, [3, 1])) == [keys[3], keys[1]]

@@ -270,7 +270,7 @@ class MboxDestinationSession:
                 date = date_of(line)
                 seconds = int(date.timestamp()) if date is not None else 0
                 start = at + len(line) + 1
-                key = MessageKey(f"{at}:{identity:08x}")
+                key = MessageKey(f"{at}-{identity:08x}")
                 yield key, line, stop - start, seconds, _is_whole(octets, line, start, stop)
         except OSError as error:
             raise files.translated(error, mailbox.name) from error
@@ -289,7 +289,7 @@ class MboxDestinationSession:
                 mark = compose.mark_in(line)
                 if mark is not None and whole:
                     places[mark[0]] = len(keys)
-                start = int(key.partition(":")[0]) + len(line) + 1
+                start = int(key.partition("-")[0]) + len(line) + 1
                 keys.append(key)
                 sizes.append(_wire_size(octets, start, start + size))
                 dates.append(date)
@@ -402,6 +402,8 @@ class _Writer:
         self._size = os.fstat(fd).st_size
         """What the file is cut back to."""
         self._known: list[str] = []
+        self._base: tuple[bytes, int] | None = None
+        """The list of keywords as it was, and its place, once it was changed."""
 
     def cut_off_what_is_half(self) -> None:
         """What a killed process left of its last message goes. It is ours, and the journal knows it as not stored."""
@@ -456,9 +458,11 @@ class _Writer:
         return outcomes
 
     def undo(self) -> None:
-        """The file as it was. Keywords that were announced in it stay: they change no message."""
+        """The file as it was."""
         with suppress(OSError):
             os.ftruncate(self._fd, self._size)
+            if self._base is not None:
+                _write_all(self._fd, *self._base)
 
     def _announce(self) -> None:
         """Makes the keywords of the batch known, as far as the first message has room for them."""
@@ -475,6 +479,7 @@ class _Writer:
         self._known = compose.announced(known, wanted, room)
         if len(self._known) > len(known):
             text = "".join(f" {word}" for word in self._known).encode().ljust(room)
+            self._base = start[place : place + room], place
             _write_all(self._fd, text, place)
 
     def _write(self, index: int, message: Message, end: int) -> tuple[tuple[str, ...], int]:

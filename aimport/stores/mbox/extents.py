@@ -37,7 +37,7 @@ class Extents:
 
     def key(self, index: int) -> MessageKey:
         """The place and what lies there: after the file was written anew a key is not taken for another message's."""
-        return MessageKey(f"{self.starts[index]}:{self.identities[index]:08x}")
+        return MessageKey(f"{self.starts[index]}-{self.identities[index]:08x}")
 
     def size(self, index: int) -> int:
         return self.stops[index] - self.starts[index] - self.lines[index]
