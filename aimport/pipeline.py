@@ -563,6 +563,7 @@ def _result(
         skipped=dict(skipped),
         rejected=dict(rejected),
         altered=altered,
+        dates=_dates(account),
         maybe_duplicate=doubtful,
         octets=octets_done,
         seconds=round(seconds, 3),
@@ -570,6 +571,14 @@ def _result(
         bug=bug is not None,
         mailbox_missing=missing,
     )
+
+
+def _dates(account: Account | None) -> Mapping[str, int]:
+    """How many dates were guessed, in this process and in those before it that came to an end."""
+    if account is None:
+        return {}
+    before = account.log.result.dates if account.log.result is not None else {}
+    return dict(Counter(before) + account.dates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ def command(
     keys: bool,
     skip_existing: bool,
     fsync: Any,
+    link: bool,
     repair: str,
     salvage: bool,
     journal: str | None,

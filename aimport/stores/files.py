@@ -22,6 +22,7 @@ from aimport.errors import (
     OverQuota,
     Unavailable,
 )
+from aimport.names import printable
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,15 @@ def open_regular(name: str, dir_fd: int) -> int:
     raise OSError(errno.EINVAL, "not a regular file")
 
 
+def on_disk(step: str, above: int) -> str:
+    """The true name of what is shown with `\\xNN` for octets that are not UTF-8."""
+    if "\\x" in step:
+        for name in os.listdir(above):
+            if printable(name) == step:
+                return name
+    return step
+
+
 def read_all(fd: int, size: int) -> bytes:
     """All octets of a file; `size` is what stat says and is not believed."""
     body = os.read(fd, size + 1)
@@ -69,6 +79,36 @@ def date_of(seconds: int, name: str) -> datetime:
     except (ValueError, OverflowError, OSError):
         logger.warning("date out of range name=%r seconds=%d", name, seconds)
         return (datetime.min if seconds < 0 else datetime.max.replace(microsecond=0)).replace(tzinfo=UTC)
+
+
+def read_control(name: str, dir_fd: int, path: str, limit: int) -> bytes | None:
+    """A control file; None, with a warning, when it is a link, no file, too large or unreadable.
+
+    `path`: of its directory, for people.
+
+    Raises:
+        Unavailable: too many open files, or no memory: without it flags would be lost and order changed.
+    """
+    try:
+        fd = open_file(name, dir_fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise translated(error, f"{path}/{name}") from error
+        logger.warning("file ignored path=%r reason=%s", f"{path}/{name}", error.strerror)
+        return None
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+            return read_all(fd, status.st_size)[: limit + 1]
+        logger.warning("file ignored path=%r reason=%s", f"{path}/{name}", "not a file, or too large")
+        return None
+    except OSError as error:
+        logger.warning("file ignored path=%r reason=%s", f"{path}/{name}", error.strerror)
+        return None
+    finally:
+        os.close(fd)
 
 
 def translated(error: OSError, path: str, *, wide: bool = False) -> AimportError:

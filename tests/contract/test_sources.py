@@ -174,7 +174,7 @@ async def test_a_message_above_the_threshold_comes_as_it_was_between_its_neighbo
     account.put(INBOX, put)
     async with account.source().open() as session:
         found = await read(session, account.mailbox(INBOX))
-    assert [held(each) for each in found if isinstance(each, Message)] == [held(each) for each in put]
+    assert [held(each) for each in found if isinstance(each, Message)] == [account.held(each) for each in put]
     for each in found:
         if isinstance(each, Message) and not isinstance(each.body, bytes):
             each.body.close()

@@ -20,7 +20,7 @@ from anyio import from_thread
 
 from aimport.errors import MailboxError, MailboxNotFound, SourceMissing
 from aimport.model import Mailbox, MessageKey, Selection
-from aimport.names import INBOX
+from aimport.names import INBOX, printable
 from aimport.stores import files
 from aimport.stores.dbox import disk
 from aimport.stores.dbox.index import Damaged, Table, numbers
@@ -29,7 +29,6 @@ from aimport.stores.dbox.lists import Node, nodes
 from aimport.stores.dbox.messages import guid_128
 from aimport.stores.dbox.storage import Scanned, Storage
 from aimport.stores.keys import UidKeys
-from aimport.stores.maildir.names import printable
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from anyio import from_thread
 
 from aimport.errors import AccessRefused, SourceMissing
 from aimport.model import STREAM_OCTETS
+from aimport.names import printable
 from aimport.stores import files
 from aimport.stores.dbox.index import Damaged, Table, header_size, parse_header
 from aimport.stores.dbox.layout import Layout
 from aimport.stores.dbox.log import assemble
-from aimport.stores.maildir.names import printable
 
 INDEX: Final = "dovecot.index"
 MAP: Final = "dovecot.map.index"

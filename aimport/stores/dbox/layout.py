@@ -15,8 +15,7 @@ from typing import Final, Literal
 
 from aimport.errors import ConfigurationError
 from aimport.model import Endpoint, Mailbox
-from aimport.names import INBOX, decode_utf7, encode_utf7, split
-from aimport.stores.maildir.names import printable
+from aimport.names import INBOX, decode_utf7, encode_utf7, printable, split
 
 SEPARATOR: Final = "/"
 Kind = Literal["sdbox", "mdbox"]
