@@ -16,8 +16,8 @@ import anyio.to_thread
 from aimport.errors import MailboxError
 from aimport.model import Endpoint, Message, Unreadable
 from aimport.octets import whole
-from aimport.stores.dbox.account import DboxSelection
 from aimport.stores.dbox.reader import Details, Reader
+from aimport.stores.dbox.selection import DboxSelection
 from aimport.stores.dbox.source import DboxSource, DboxSourceSession
 
 TREES: Final = Path(__file__).parent / "fixtures" / "dbox"

@@ -154,6 +154,16 @@ def test_an_index_with_its_log_is_what_was_written() -> None:
     assert guid.cell(4) == bytes(16)
 
 
+def test_keywords_that_nobody_has_need_no_room_in_the_records() -> None:
+    data = made.index([1, 2], bytes(2), [made.keyword_extension(["Junk"], b"", 0)])
+    table = table_of(data)
+    demand_sound(table)
+    done = assemble(
+        table, made.log(made.record(0x400, struct.pack("<BBH", 0, 0, 4) + b"junk" + struct.pack("<II", 2, 2))), None
+    )
+    assert [done.flags_of(row) for row in range(2)] == [frozenset(), {"Junk"}]
+
+
 @settings(max_examples=EXAMPLES)
 @given(damaged(INDEX, LIST))
 def test_an_index_of_any_octets_is_read_or_said_to_be_damaged(data: bytes) -> None:

@@ -13,13 +13,12 @@ import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, TypeVar, overload
+from typing import Final, TypeVar
 
 from anyio import from_thread
 
 from aimport.errors import MailboxError, MailboxNotFound, SourceMissing
-from aimport.model import Mailbox, MessageKey, Selection
+from aimport.model import Mailbox, MessageKey
 from aimport.names import INBOX, printable
 from aimport.stores import files
 from aimport.stores.dbox import disk
@@ -27,6 +26,7 @@ from aimport.stores.dbox.index import Damaged, Table, numbers
 from aimport.stores.dbox.layout import Layout
 from aimport.stores.dbox.lists import Node, nodes
 from aimport.stores.dbox.messages import guid_128
+from aimport.stores.dbox.selection import DboxSelection, Extra, Sizes
 from aimport.stores.dbox.storage import Scanned, Storage
 from aimport.stores.keys import UidKeys
 
@@ -41,75 +41,6 @@ one that goes has it longer, both for some milliseconds."""
 PATIENCE_S: Final = 2.0
 """So long in all for one session: a store with many leftovers is not waited for in every folder."""
 SALVAGE: Final = "--salvage takes what is whole, also with resume"
-
-
-class Sizes(Sequence[int]):
-    """Sizes of the messages selected, found when the first is asked for: an import never asks."""
-
-    def __init__(self, count: int, measure: Callable[[], Sequence[int]]) -> None:
-        self._count = count
-        self._measure = measure
-        self._known: Sequence[int] | None = None
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[int]: ...
-    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
-        return self._all()[index]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._all())
-
-    def _all(self) -> Sequence[int]:
-        if self._known is None:
-            self._known = self._measure()
-        return self._known
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extra:
-    """A message that no index names: `uid` is that of its file (sdbox), `scanned` where it is (mdbox)."""
-
-    key: MessageKey
-    uid: int = 0
-    scanned: Scanned | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DboxSelection(Selection):
-    """With the index as it was and, row by row, what is in it, then what is in no index.
-
-    `rows` stands beside `keys`.
-    """
-
-    rows: Sequence[int]
-    table: Table
-    signature: tuple[int, ...]
-    """Of the index that `table` was read from."""
-    directory: str
-    extras: Sequence[Extra] = ()
-
-    @property
-    def guid(self) -> str:
-        """Of the folder, in hex; "" when it is not known."""
-        for name in ("dbox-hdr", "mdbox-hdr"):
-            if (extension := self.table.extension(name)) is not None:
-                return bytes(extension.header[4:20]).hex()
-        return ""
-
-    def only(self, places: Sequence[int]) -> DboxSelection:
-        """Those at some places of the keys."""
-        sizes = self.sizes
-        return replace(
-            self,
-            keys=[self.keys[place] for place in places],
-            sizes=Sizes(len(places), lambda: [sizes[place] for place in places]),
-            rows=[self.rows[place] for place in places],
-        )
 
 
 class Account:

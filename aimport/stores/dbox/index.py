@@ -32,7 +32,6 @@ KEPT: Final = {"mdbox": 8, "guid": 16, "cache": 4, "map": 12, "ref": 2, "list": 
 """Extensions whose record data is kept, with their width in octets."""
 KEYWORDS: Final = "keywords"
 BITS: Final = {"\\Answered": 1, "\\Flagged": 2, "\\Deleted": 4, "\\Seen": 8, "\\Draft": 16}
-IN_ALT: Final = 0x40
 assert BITS.keys() == SYSTEM_FLAGS
 
 _BASE = struct.Struct("<BBHIIB3xIIIII")

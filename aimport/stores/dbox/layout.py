@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from aimport.errors import ConfigurationError
 from aimport.model import Endpoint, Mailbox
-from aimport.names import INBOX, decode_utf7, encode_utf7, printable, split
+from aimport.names import decode_utf7, encode_utf7, printable, split
 
 SEPARATOR: Final = "/"
 Kind = Literal["sdbox", "mdbox"]
@@ -138,7 +138,3 @@ class Layout:
         name = decode_utf7(level) if level.isascii() else None
         # A `/` inside a level is no separator, and not valid in a name: such a level is shown as it stands.
         return printable(level) if name is None or SEPARATOR in name else name
-
-
-def is_inbox(mailbox: Mailbox) -> bool:
-    return mailbox.path == (INBOX,)

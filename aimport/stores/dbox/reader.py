@@ -25,7 +25,7 @@ from aimport.octets import has_header, pieces_of, wire_size
 from aimport.spool import FileBody
 from aimport.stores import files
 from aimport.stores.dbox import disk
-from aimport.stores.dbox.account import Account, DboxSelection, Extra
+from aimport.stores.dbox.account import Account
 from aimport.stores.dbox.bodies import (
     MAGIC_OCTETS,
     collected,
@@ -38,6 +38,7 @@ from aimport.stores.dbox.bodies import (
 from aimport.stores.dbox.index import Damaged, Table
 from aimport.stores.dbox.lists import Cache
 from aimport.stores.dbox.messages import MAX_FILE_HEADER, Found, guid_128, parse_file_header, read_message, scan
+from aimport.stores.dbox.selection import DboxSelection, Extra
 from aimport.stores.dbox.storage import Place
 
 T = TypeVar("T")

@@ -10,8 +10,9 @@ from anyio import from_thread, to_thread
 from aimport.errors import MailboxError
 from aimport.model import Message
 from aimport.query.facts import ONE_BY_ONE, Fact, Facts
-from aimport.stores.dbox.account import Account, DboxSelection
+from aimport.stores.dbox.account import Account
 from aimport.stores.dbox.reader import HOP_MESSAGES, Reader
+from aimport.stores.dbox.selection import DboxSelection
 
 T = TypeVar("T")
 

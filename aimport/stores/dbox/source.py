@@ -16,9 +16,10 @@ from aimport.model import ConnectionLimits, Endpoint, Mailbox, Message, Selectio
 from aimport.query.facts import Fact, Facts
 from aimport.query.terms import ALL, Term
 from aimport.selecting import sift
-from aimport.stores.dbox.account import Account, DboxSelection
+from aimport.stores.dbox.account import Account
 from aimport.stores.dbox.layout import Layout
 from aimport.stores.dbox.reader import HOP_MESSAGES, Reader
+from aimport.stores.dbox.selection import DboxSelection
 from aimport.stores.dbox.shelf import DboxShelf
 
 

@@ -47,7 +47,6 @@ class Scanned:
     place: Place
     guid: str
     folder: str
-    note: str = ""
 
 
 class _File:
@@ -217,7 +216,7 @@ class Storage:
                         if key in self._by_guid:
                             continue  # a purge that was cut off leaves two, with the same octets
                         self._by_guid[key] = place
-                    yield Scanned(place=place, guid=guid, folder=found.folder, note=found.note)
+                    yield Scanned(place=place, guid=guid, folder=found.folder)
             except OSError as error:
                 self.damage.append(f"m.{number}: {error.strerror}")
 
