@@ -27,7 +27,7 @@ from aimport.stores.dbox.messages import MAX_FILE_HEADER, Found, guid_128, parse
 
 logger = logging.getLogger(__name__)
 
-OPEN_FILES: Final = 8  # arbitrary
+OPEN_FILES: Final = 4  # with directories and attachments below `limits.DESCRIPTORS_OF_LANE`
 _MAP_RECORD = struct.Struct("<III")
 
 
