@@ -6,6 +6,7 @@ Run ──▶ Account ──▶ Work (one mailbox) ──▶ Suspects
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -146,6 +147,8 @@ class Account:
         self.cut_short = False
         """The run was stopped before all its mailboxes were looked at: there may be more than is known."""
         self.announced = False
+        self.dates: Counter[str] = Counter()
+        """Messages stored with an INTERNALDATE that is a guess, by what it was taken from."""
 
     def mailbox_failed(self, mailbox: str, error: AimportError) -> None:
         # Its trace would keep the messages that were under way, and their open files, until the user ends.

@@ -197,7 +197,7 @@ class Copy:
         """Counts and logs what came to its end, and gives back what it held."""
         user, mailbox = self.account.job.user, self.work.source.name
         octets_done = 0
-        for (_, fingerprint, _), outcome in ended:
+        for (message, fingerprint, _), outcome in ended:
             if isinstance(outcome, Rejected):
                 self.work.refused.add(outcome.key)
                 logger.warning(
@@ -206,6 +206,8 @@ class Copy:
                 )  # fmt: skip
             else:
                 octets_done += fingerprint.size
+                if message.dated:
+                    self.account.dates[message.dated] += 1
                 if outcome.repaired is not None:
                     logger.warning(
                         "message repaired user=%s mailbox=%s key=%s steps=%s reason=%s",

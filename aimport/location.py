@@ -23,8 +23,13 @@ from aimport.variables import Expanded, Variables, expand, expand_parts
 
 Side = Literal["source", "destination"]
 
-SCHEMES: Final = ("maildir", "imap", "imaps", "imapc", "tunnel", "memory")
-LATER_SCHEMES: Final = ("mbox", "sdbox", "mdbox", "dbox", "eml", "mh", "zip", "tar", "auto")
+SCHEMES: Final = (
+    *("maildir", "mbox", "sdbox", "mdbox", "dbox", "eml", "mh", "zip", "tar", "auto"),
+    *("imap", "imaps", "imapc", "tunnel", "memory"),
+)
+DBOX: Final = frozenset({"sdbox", "mdbox", "dbox"})
+SOURCES: Final = DBOX | {"mh", "zip", "tar", "auto"}
+"""Schemes that can only be read."""
 LAYOUTS: Final = ("Maildir++", "fs", "imapdir", "index", "none")
 PATH_KEYS: Final = frozenset({"INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "INBOX", "ALT", "VOLATILEDIR"})
 KEYS: Final = PATH_KEYS | {
@@ -41,6 +46,29 @@ KEYS: Final = PATH_KEYS | {
     "NO-NOSELECT",
     "NO-FS-VALIDATION",
 }
+OWN_KEYS: Final = {"DIALECT": ("mbox",), "ROOT": ("zip", "tar")}
+"""Keys that Dovecot does not have, with their schemes."""
+SETTING_KEYS: Final = {
+    "mail_inbox_path": "INBOX",
+    "mail_index_path": "INDEX",
+    "mail_index_private_path": "INDEXPVT",
+    "mail_cache_path": "INDEXCACHE",
+    "mail_control_path": "CONTROL",
+    "mail_volatile_path": "VOLATILEDIR",
+    "mail_alt_path": "ALT",
+    "mailbox_list_layout": "LAYOUT",
+    "mailbox_root_directory_name": "MAILBOXDIR",
+    "mailbox_directory_name": "DIRNAME",
+    "mailbox_subscriptions_filename": "SUBSCRIPTIONS",
+    "mailbox_list_index_prefix": "LISTINDEX",
+    "mailbox_list_iter_from_index_dir": "ITERINDEX",
+    "mailbox_list_drop_noselect": "NO-NOSELECT",
+    "mailbox_list_utf8": "UTF-8",
+    "mailbox_list_visible_escape_char": "BROKENCHAR",
+}
+"""The settings that Dovecot 2.4 has in place of keys; they may also stand where a key stands."""
+_SWITCHES: Final = frozenset({"ITERINDEX", "NO-NOSELECT", "UTF-8"})
+"""Keys without a value, which are yes or no in 2.4."""
 REMOTE_SHELLS: Final = frozenset({"ssh", "rsh", "slogin"})
 """Programs that join their words again, for a shell at the other end."""
 _PORTS: Final = {"tls": 993, "starttls": 143, "none": 143}
@@ -66,6 +94,11 @@ def parse_location(text: str, variables: Variables, *, side: Side, settings: Set
     scheme, colon, rest = expanded.text.partition(":")
     scheme = scheme.lower()
     _check_scheme(scheme, colon, shown)
+    if side == "destination" and scheme in SOURCES:
+        hint = "import through its server, with imaps: or tunnel:" if scheme in DBOX else ""
+        raise ConfigurationError(f"{shown}: {scheme}: can only be read", hint=hint)
+    if scheme == "dbox":
+        scheme = "sdbox"  # as in Dovecot
     if scheme in ("imap", "imaps"):
         return _Url(expanded, shown, variables, side, settings).parse(scheme, rest)
     if scheme == "imapc":
@@ -84,8 +117,43 @@ def parse_location(text: str, variables: Variables, *, side: Side, settings: Set
     return Endpoint(
         scheme=scheme,
         path=_path(path, expanded, variables, shown),
-        options=tuple(_option(option, expanded, variables, shown) for option in options),
+        user=variables.user if scheme in ("zip", "tar", "auto") else "",  # one archive may hold many users
+        options=tuple(filter(None, (_option(scheme, option, expanded, variables, shown) for option in options))),
     )
+
+
+def with_attachments(endpoint: Endpoint, variables: Variables, settings: Settings) -> Endpoint:
+    """`endpoint` with the directory of `mail_attachment_dir`, where its kind of store has such.
+
+    Raises:
+        ConfigurationError, UserError
+    """
+    if not settings.mail_attachment_dir or endpoint.scheme not in DBOX:
+        return endpoint
+    name = "mail_attachment_dir"
+    expanded = expand_parts(settings.mail_attachment_dir, variables, shown=name)
+    path = _path(expanded.text, expanded, variables, name)
+    return replace(endpoint, options=(*endpoint.options, (name, path)))
+
+
+def split_location(settings: Settings) -> str:
+    """The location that Dovecot 2.4's settings `mail_driver`, `mail_path`, ... say, as one text; "": they say none.
+
+    Raises:
+        ConfigurationError: they are not complete, or `mail_location` says another one.
+    """
+    given = [name for name in ("mail_driver", "mail_path", *SETTING_KEYS) if getattr(settings, name)]
+    if not given:
+        return ""
+    if settings.mail_location:
+        raise ConfigurationError(f"mail_location and {given[0]} are both set", hint="leave one of them out")
+    if not settings.mail_driver or not settings.mail_path:
+        missing = "mail_path" if settings.mail_driver else "mail_driver"
+        raise ConfigurationError(f"{given[0]} is set without {missing}", hint=f"set {missing}")
+    parts = [settings.mail_driver, settings.mail_path.replace(":", "::")]
+    values = ((name, getattr(settings, name)) for name in SETTING_KEYS)
+    parts += [f"{name}={value.replace(':', '::')}" for name, value in values if value]
+    return ":".join(parts)
 
 
 def check_password(text: str) -> None:
@@ -123,10 +191,8 @@ def shown_location(text: str) -> str:
 def _check_scheme(scheme: str, colon: str, shown: str) -> None:
     if colon and scheme in SCHEMES:
         return
-    if scheme in LATER_SCHEMES:
-        raise ConfigurationError(f"{shown}: {scheme}: is not yet supported", hint=f"this release has {_list(SCHEMES)}")
     if colon and re.fullmatch("[a-z0-9+.-]+", scheme):
-        hint = nearest(scheme, SCHEMES + LATER_SCHEMES) or f"there are {_list(SCHEMES)}"
+        hint = nearest(scheme, SCHEMES) or f"there are {_list(SCHEMES)}"
         raise ConfigurationError(f"{shown}: unknown scheme {scheme}:", hint=hint)
     raise ConfigurationError(f"{shown}: a location begins with its scheme", hint=f"such as maildir:{shown}")
 
@@ -169,15 +235,25 @@ def system_home(name: str) -> str | None:
         return None
 
 
-def _option(text: str, expanded: Expanded, variables: Variables, shown: str) -> tuple[str, str]:
-    key, _, part = text.partition("=")
-    key = expanded.fill(key)
-    if key not in KEYS:
-        raise ConfigurationError(f"{shown}: unknown key {key!r}", hint=nearest(key, KEYS))
+def _option(scheme: str, text: str, expanded: Expanded, variables: Variables, shown: str) -> tuple[str, str] | None:
+    """A key with its value, by its name of 2.3; None for a switch of 2.4 that is off."""
+    written, _, part = text.partition("=")
+    written = expanded.fill(written)
+    key = SETTING_KEYS.get(written, written)
+    own = tuple(key for key, schemes in OWN_KEYS.items() if scheme in schemes)
+    if key not in KEYS and key not in own:
+        hint = nearest(written, (*KEYS, *own, *SETTING_KEYS))
+        raise ConfigurationError(f"{shown}: unknown key {written!r}", hint=hint)
     value = expanded.fill(part)
+    if key in _SWITCHES and written != key:
+        if value.lower() not in ("yes", "no"):
+            raise ConfigurationError(f"{shown}: {written} is yes or no, not {value!r}")
+        return (key, "") if value.lower() == "yes" else None
     if key == "LAYOUT" and value.lower() not in (layout.lower() for layout in LAYOUTS):
         hint = nearest(value, LAYOUTS) or f"there are {', '.join(LAYOUTS)}"
         raise ConfigurationError(f"{shown}: unknown LAYOUT {value!r}", hint=hint)
+    if key == "BROKENCHAR" and len(value) != 1:
+        raise ConfigurationError(f"{shown}: {written} is one character, not {value!r}")
     if key in PATH_KEYS and value and not (key == "INDEX" and value == "MEMORY"):
         value = _path(part, expanded, variables, shown)
     return key, value

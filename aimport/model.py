@@ -26,6 +26,9 @@ Uid = NewType("Uid", int)
 
 Security = Literal["tls", "starttls", "none"]
 
+Dated = Literal["", "name", "received", "date", "mtime"]
+"""What an INTERNALDATE was taken from where the source keeps none (`aimport.dates`); "": it is the source's own."""
+
 STREAM_OCTETS: Final = 4 * 1024 * 1024  # arbitrary
 """A body above this is a `LargeBody`."""
 
@@ -141,13 +144,14 @@ class Selection:
 
     `sizes` are octets as the store counts them, a hint for plans, windows and the byte budget;
     the octets read decide. Both have the same length. `unlisted`: so many more the store says
-    it has, and does not name.
+    it has, and does not name. `notes`: what is wrong with the mailbox though it can be read, a line each.
     """
 
     mailbox: Mailbox
     keys: Sequence[MessageKey]
     sizes: Sequence[int]
     unlisted: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class LargeBody(Protocol):
@@ -176,13 +180,28 @@ class LargeBody(Protocol):
 Body = bytes | LargeBody
 
 
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A regular file that held exactly the octets of a message when they were read."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    mode: int
+    """Permission bits."""
+    uid: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One message, ready to append.
 
     `flags` holds system flags with their backslash and keywords without; never `\\Recent`
     (RFC 9051 §2.3.2). `internal_date` is aware, whole seconds count. `wire` says that `body`
-    already came in wire form, so a local store may turn CRLF to LF without loss.
+    already came in wire form, so a local store may turn CRLF to LF without loss. `dated` says
+    that `internal_date` is a guess (`aimport.dates`).
     """
 
     key: MessageKey
@@ -190,6 +209,9 @@ class Message:
     internal_date: datetime
     body: Body = field(repr=False)
     wire: bool = False
+    dated: Dated = ""
+    original: Original | None = field(default=None, repr=False, compare=False)
+    """The file that holds `body`, where a local destination may link it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

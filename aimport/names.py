@@ -70,6 +70,13 @@ def decode_utf7(encoded: str) -> str | None:
         return None
 
 
+def printable(name: str) -> str:
+    """A file name as text that can be stored and shown: octets that are not UTF-8 become `\\xNN`."""
+    if name.isascii():
+        return name
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def split(name: str, separator: str) -> tuple[str, ...]:
     """Levels of `name`; the INBOX in any case is `INBOX` (RFC 9051 §5.1)."""
     levels = name.split(separator) if separator else [name]

@@ -283,6 +283,7 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             continue
         if known is not None and known.complete:
             continue
+        _tell_damage(job, selection)
         work = Work(selection, target, account.log.lanes.get(place))
         if known is not None:
             work.refused = known.refused
@@ -292,6 +293,11 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             done = len(selection.keys) - work.open_keys()
             run.counters.user_found(job.user, len(selection.keys))
             run.counters.settled(job.user, done, 0)
+
+
+def _tell_damage(job: UserJob, selection: Selection) -> None:
+    for note in selection.notes:
+        logger.warning("mailbox damaged user=%s mailbox=%s reason=%s", job.user, selection.mailbox.name, note)
 
 
 async def _run_lanes(
@@ -557,6 +563,7 @@ def _result(
         skipped=dict(skipped),
         rejected=dict(rejected),
         altered=altered,
+        dates=_dates(account),
         maybe_duplicate=doubtful,
         octets=octets_done,
         seconds=round(seconds, 3),
@@ -564,6 +571,14 @@ def _result(
         bug=bug is not None,
         mailbox_missing=missing,
     )
+
+
+def _dates(account: Account | None) -> Mapping[str, int]:
+    """How many dates were guessed, in this process and in those before it that came to an end."""
+    if account is None:
+        return {}
+    before = account.log.result.dates if account.log.result is not None else {}
+    return dict(Counter(before) + account.dates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -610,17 +625,19 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                     failure = failure or error
                     continue
                 target = targets[mailbox]
+                _tell_damage(job, selection)
                 there: Collection[int] = ()
                 if run.skip_existing and await writer.position(target) is not None:
                     there = await existing(selection, range(len(selection.keys)), reader, writer, target)
                 due = [place for place in range(len(selection.keys)) if place not in there]
                 if due:
+                    sizes = await anyio.to_thread.run_sync(list, selection.sizes)  # files may be asked
                     planned.append(
                         PlannedMailbox(
                             source=mailbox.name,
                             dest=target.name,
                             messages=len(due),
-                            octets=sum(selection.sizes[place] for place in due),
+                            octets=sum(sizes[place] for place in due),
                             keys=tuple(selection.keys[place] for place in due),
                         )
                     )

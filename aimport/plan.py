@@ -21,7 +21,7 @@ import msgspec
 
 from aimport.config import DEFAULTS, Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
-from aimport.location import parse_location, system_home
+from aimport.location import parse_location, split_location, system_home, with_attachments
 from aimport.model import Endpoint, UserJob
 from aimport.query.dates import Clock
 from aimport.query.parse import parse_query
@@ -38,6 +38,7 @@ _SAMPLE_CELLS: Final = {
     "source": "memory:sample",
     "dest": "memory:sample",
     "mail_location": "memory:sample",
+    "mail_path": "/nonexistent",
     "mail_home": "/nonexistent",
 }
 """Cells that let every location parse, so that only what the list does not bring is missed."""
@@ -136,6 +137,15 @@ def local_clock(now: int) -> Clock:
         offset=lambda moment: time.localtime(moment).tm_gmtoff,
         midnight=lambda year, month, day: int(time.mktime((year, month, day, 0, 0, 0, 0, 0, 0))),
     )
+
+
+def destination_of(settings: Settings) -> str:
+    """The destination that the settings say, "" when they say none.
+
+    Raises:
+        ConfigurationError: they say two, or half of one.
+    """
+    return split_location(settings) or settings.mail_location
 
 
 def _refuse_later(settings: Settings, selection: Selection) -> None:
@@ -279,7 +289,8 @@ def _make_job(plan: Plan, row: UserRow) -> UserJob:
         side="source",
         settings=source_settings,
     )
-    to = row.cells.get("dest") or request.to or settings.mail_location
+    source = with_attachments(source, source_variables, source_settings)
+    to = row.cells.get("dest") or request.to or destination_of(settings)
     if not to:
         raise ConfigurationError("no destination", hint="give --to LOCATION or set mail_location")
     destination = parse_location(to, variables, side="destination", settings=settings)
@@ -309,7 +320,7 @@ def _try_out(plan: Plan) -> None:
     except UserError:
         return  # of sample users alone
     same = (first.destination.identity, first.parent) == (second.destination.identity, second.parent)
-    own = columns & {"dest", "dest_user", "parent", "mail_location", "mail_home", "imapc_user"}
+    own = columns & {"dest", "dest_user", "parent", "mail_location", "mail_path", "mail_home", "imapc_user"}
     if same and not own and users and users.count > 1 and plan.selection.mask is None:
         raise ConfigurationError(
             f"every user would be imported into {first.destination.identity}",

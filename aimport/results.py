@@ -24,6 +24,7 @@ def _balanced(result: UserResult | Totals) -> bool:
 
 def _counts(result: UserResult | Totals) -> dict[str, object]:
     """The keys that a user and the totals share, in the order of the documentation."""
+    dates = {"dates": dict(result.dates)} if result.dates else {}
     return {
         "found": result.found,
         "imported": result.imported,
@@ -35,6 +36,7 @@ def _counts(result: UserResult | Totals) -> dict[str, object]:
         "octets": result.octets,
         "seconds": round(result.seconds, 3),
         "reasons": {"skipped": dict(result.skipped), "rejected": dict(result.rejected)},
+        **dates,
     }
 
 
@@ -42,7 +44,9 @@ def _counts(result: UserResult | Totals) -> dict[str, object]:
 class UserResult:
     """One user over all attempts and resumes of a run: committed earlier counts as imported.
 
-    `skipped` and `rejected` count messages by reason. `octets` are those of the imported.
+    `skipped` and `rejected` count messages by reason. `octets` are those of the imported. `dates` counts the imported
+    whose INTERNALDATE is a guess, by what it was taken from: the source kept none. Of a process that was killed they
+    are lost.
     """
 
     user: str
@@ -57,6 +61,7 @@ class UserResult:
     octets: int = 0
     seconds: float = 0.0
     error: str | None = None
+    dates: Mapping[str, int] = field(default_factory=dict)
     unknown: bool = False
     """The user is not known (`NoSuchUser`): 67 when it is the only one. Not in the JSON, as the next two."""
     bug: bool = False
@@ -88,11 +93,13 @@ class Totals:
     maybe_duplicate: int
     octets: int
     seconds: float
+    dates: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, results: Iterable[UserResult]) -> Totals:
         skipped: Counter[str] = Counter()
         rejected: Counter[str] = Counter()
+        dates: Counter[str] = Counter()
         users = found = imported = present = altered = maybe_duplicate = octets = 0
         seconds = []
         for result in results:
@@ -106,6 +113,7 @@ class Totals:
             seconds.append(result.seconds)
             skipped.update(result.skipped)
             rejected.update(result.rejected)
+            dates.update(result.dates)
         return cls(
             users=users,
             found=found,
@@ -117,6 +125,7 @@ class Totals:
             maybe_duplicate=maybe_duplicate,
             octets=octets,
             seconds=math.fsum(seconds),
+            dates=dict(dates),
         )
 
     @property

@@ -30,15 +30,17 @@ class FileBody:
     """The content of a file as a body (`aimport.model.LargeBody`); owns the descriptor `fd`.
 
     Reads by position, so several readings may go on at once. The descriptor is closed by `close`,
-    or with this object. `name` is for people. `private`: nobody else can write to the file, whose
-    mtime then says nothing (NFS sets it when it likes).
+    or with this object. `name` is for people. `private`: nobody else changes these octets, whatever the mtime
+    says (NFS sets it when it likes, and an mdbox file grows). `part`: place and number of the octets meant, where
+    they are not the whole file.
 
     Raises:
         OSError: the file cannot be looked at; `fd` is then still the caller's.
     """
 
-    def __init__(self, fd: int, *, name: str, private: bool = False) -> None:
+    def __init__(self, fd: int, *, name: str, private: bool = False, part: tuple[int, int] | None = None) -> None:
         self._fd = fd
+        self._part = part
         self._name = name
         self._private = private
         self._seen = _look(fd)
@@ -46,7 +48,7 @@ class FileBody:
         self._finalizer = weakref.finalize(self, os.close, fd)
 
     def __len__(self) -> int:
-        return self._seen[0]
+        return self._part[1] if self._part else self._seen[0]
 
     def pieces(self) -> Iterator[bytes]:
         at, size = 0, len(self)
@@ -69,7 +71,7 @@ class FileBody:
         with self._turn:  # closed in between, the number might be another file's
             self._demand_open()
             try:
-                piece = os.pread(self._fd, count, at)
+                piece = os.pread(self._fd, count, at + (self._part[0] if self._part else 0))
             except OSError as error:
                 raise OSError(error.errno, error.strerror, self._name) from error
         if not piece:

@@ -72,7 +72,7 @@ def measure(commands: Sequence[Command], *, at_once: int, log: Path, limit_s: fl
                     process = command.owner.start(command.argv, env=command.env, log=said)
                 running[os.pidfd_open(process.pid)] = process, said
             ready, _, _ = select.select(list(running), [], [], SAMPLE_S)
-            peak = max(peak, sum(_peak_rss(process.pid) for process, _ in running.values()))
+            peak = max(peak, sum(peak_rss(process.pid) for process, _ in running.values()))
             for ended in ready:
                 process, said = running.pop(ended)
                 os.close(ended)
@@ -131,14 +131,14 @@ def tree_cpu_s(pid: int) -> float:
     return ticks / TICKS_S
 
 
-def _peak_rss(pid: int) -> int:
+def peak_rss(pid: int) -> int:
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
     own = next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
-    return own + sum(_peak_rss(int(child)) for child in below)
+    return own + sum(peak_rss(int(child)) for child in below)
 
 
 def _last_words(log: Path) -> str:

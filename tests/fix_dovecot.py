@@ -368,10 +368,16 @@ def dovecot_with_compress() -> Iterator[Dovecot]:
     yield from _or_skip(WITH_COMPRESS)
 
 
-def _or_skip(extra: str = "") -> Iterator[Dovecot]:
+@pytest.fixture(scope="session")
+def dovecot_with_dbox() -> Iterator[Dovecot]:
+    """Users of the domain `sdbox` have their mail in `sdbox:~/sdbox`, those of `mdbox` in `mdbox:~/mdbox`."""
+    yield from _or_skip(mail_location="%d:~/%d")
+
+
+def _or_skip(extra: str = "", mail_location: str = "maildir:~/Maildir") -> Iterator[Dovecot]:
     with ExitStack() as stack:
         try:
-            server = stack.enter_context(run_dovecot(extra=extra))
+            server = stack.enter_context(run_dovecot(extra=extra, mail_location=mail_location))
         except servers.CannotGet as reason:
             pytest.skip(str(reason))
         yield server

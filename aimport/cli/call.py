@@ -44,9 +44,12 @@ class Call:
     limits: Limits
     skip_existing: bool
     fsync: Fsync
+    link: bool
+    """Hard links where octets do not change (`--link`)."""
     journal: Path | None
     """Where runs are remembered; None: nowhere."""
     repair: bool
+    salvage: bool
     again: bool
     progress: Style
     as_json: bool

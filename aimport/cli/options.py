@@ -70,8 +70,12 @@ RUNNING: Final = (
                  help="Leave out what the destination already has; two at the source are two at the destination."),
     click.option("--fsync", type=click.Choice(["never", "batch", "each"]), default="batch", show_default=True,
                  help="Durability of local destinations; batch: durable before the journal says so."),
+    click.option("--link/--no-link", default=True, show_default=True,
+                 help="Hard links from Maildir to Maildir on one file system, where owner and rights are the same."),
     JOURNAL,
     click.option("--no-journal", is_flag=True, help="Remember nothing: a run that is cut cannot be resumed."),
+    click.option("--salvage", is_flag=True,
+                 help="Take what a damaged sdbox or mdbox still holds; say what is lost."),
     click.option("--repair", type=click.Choice(["on-reject", "never"]), default="never", show_default=True,
                  help="Change a message that was refused until it is taken, and record the change."),
     click.option("--again", is_flag=True, help="Begin a new run beside an unfinished one of the same job."),
@@ -83,10 +87,9 @@ LATER: Final = (
     _later("--merge"),
     click.option("--order", type=click.Choice(["stored", "newest", "oldest"]), default="stored", callback=not_yet,
                  expose_value=False, hidden=True),
-    _later("--first", multiple=True), _later("--link", is_flag=True), _later("--salvage", is_flag=True),
+    _later("--first", multiple=True),
     _later("--list-format"), _later("--watch-list", is_flag=True), _later("--limit-rate"),
     _later("--messages-per-second"), _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
-    click.option("--no-link", is_flag=True, expose_value=False, hidden=True),  # nothing is linked yet
 )  # fmt: skip
 ARGUMENTS: Final = (
     click.argument("source"),

@@ -34,7 +34,9 @@ def command(
     keys: bool,
     skip_existing: bool,
     fsync: Any,
+    link: bool,
     repair: str,
+    salvage: bool,
     journal: str | None,
     no_journal: bool,
     again: bool,
@@ -53,7 +55,7 @@ def command(
     plan = make_plan(options.request(**selection), settings_of(globals_), stdin=sys.stdin.buffer)
     memory = Journal.in_memory()
     run = Run(
-        stores=Stores(),
+        stores=Stores(salvage=salvage),
         journal=memory,
         query=plan.query,
         skip_existing=skip_existing,

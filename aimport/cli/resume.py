@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 @JOURNAL
 @click.option("--progress", type=click.Choice(["auto", "bar", "plain", "none"]), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the final report as one JSON document.")
+@click.option("--salvage", is_flag=True, help="As for `import`, also where the run was begun without it.")
 @click.pass_context
-def command(ctx: click.Context, /, run: str | None, journal: str | None, progress: Any, as_json: bool) -> int:
+def command(
+    ctx: click.Context, /, run: str | None, journal: str | None, progress: Any, as_json: bool, salvage: bool
+) -> int:
     """Go on with an interrupted or partly failed run; RUN is the newest unfinished one when it is left out.
 
     Repeats the run's own arguments and settings; -o before `resume` overrides a setting.
@@ -35,7 +38,8 @@ def command(ctx: click.Context, /, run: str | None, journal: str | None, progres
     reopened = Journal.reopen(root, run)
 
     def go_on(call: Call, plan: Plan) -> int:
-        call = dataclasses.replace(call, progress=progress, as_json=as_json, journal=root)
+        salvaged = call.salvage or salvage
+        call = dataclasses.replace(call, progress=progress, as_json=as_json, journal=root, salvage=salvaged)
         return drive(call, plan, reopened, resumed=True)
 
     return repeat(reopened.arguments, globals_, go_on)

@@ -77,7 +77,9 @@ def _verify(call: Call, plan: Plan, journal: Journal, share: float, as_json: boo
     from aimport.stores import Stores
     from aimport.verify import Difference, Verified, exit_code, verify_user
 
-    run = Run(stores=Stores(fsync=call.fsync), journal=journal, query=plan.query, limits=call.limits)
+    run = Run(
+        stores=Stores(fsync=call.fsync, salvage=call.salvage), journal=journal, query=plan.query, limits=call.limits
+    )
     wanted = {result.user for result in journal.results()} | set(journal.begun())
     verified: list[Verified] = []
     differences: list[Difference] = []

@@ -20,7 +20,7 @@ from aimport.errors import AimportError, ConfigurationError, JournalError, Usage
 from aimport.journal import Journal, RunArguments
 from aimport.limits import DESCRIPTORS_LEAST, Limits, within_descriptors
 from aimport.model import Appended, Present, Rejected, UserJob
-from aimport.plan import Plan, jobs, make_plan
+from aimport.plan import Plan, destination_of, jobs, make_plan
 from aimport.results import RunReport, UserResult, exit_code
 from aimport.stores import Stores
 
@@ -93,7 +93,7 @@ def job_identity(call: Call, settings: Settings) -> str:
         request.source,
         request.parent,
         "\0".join(request.query),
-        request.to or settings.mail_location,
+        request.to or destination_of(settings),
         request.user or ("" if request.all_users or request.list_file else os.environ.get("USER", "")),
         "all" if request.all_users else "",
         os.path.abspath(users) if users not in ("", "-") else users,
@@ -158,7 +158,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
 
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
     run = Run(
-        stores=Stores(fsync=call.fsync),
+        stores=Stores(fsync=call.fsync, link=call.link, salvage=call.salvage),
         journal=journal,
         query=plan.query,
         limits=call.limits,
@@ -219,6 +219,9 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
 
         write_table(report, sys.stdout)
         print(f"{progress.line(run.counters)}, {progress.duration(run.counters.elapsed_s)}")
+    if report.totals.dates:
+        guesses = ", ".join(f"{count} from {what}" for what, count in sorted(report.totals.dates.items()))
+        print(f"dates guessed, for the source keeps none: {guesses}", file=sys.stderr)
     if journal.directory is None:
         return
     if report.totals.rejected:

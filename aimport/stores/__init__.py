@@ -12,10 +12,16 @@ Fsync = Literal["never", "batch", "each"]
 
 
 class Stores:
-    """Opens endpoints of the known schemes. Modules are imported when their scheme is first met."""
+    """Opens endpoints of the known schemes. Modules are imported when their scheme is first met.
 
-    def __init__(self, *, fsync: Fsync = "batch") -> None:
+    `link`: a destination may give a source's file a second name instead of copying it. `salvage`: a damaged source
+    gives what it still holds (`--salvage`).
+    """
+
+    def __init__(self, *, fsync: Fsync = "batch", link: bool = False, salvage: bool = False) -> None:
         self._fsync: Fsync = fsync
+        self._link = link
+        self._salvage = salvage
 
     def source(self, endpoint: Endpoint) -> Source:
         match endpoint.scheme:
@@ -23,6 +29,23 @@ class Stores:
                 from aimport.stores.maildir import MaildirSource
 
                 return MaildirSource(endpoint)
+            case "sdbox" | "mdbox":
+                from aimport.stores.dbox import DboxSource
+
+                return DboxSource(endpoint, salvage=self._salvage)
+            case "mbox":
+                from aimport.stores.mbox import MboxSource
+
+                return MboxSource(endpoint)
+            case "eml" | "mh" | "zip" | "tar":
+                from aimport.stores import loose
+
+                kinds = {"eml": loose.EmlSource, "mh": loose.MhSource, "zip": loose.ZipSource, "tar": loose.TarSource}
+                return kinds[endpoint.scheme](endpoint)
+            case "auto":
+                from aimport.stores.auto import AutoSource
+
+                return AutoSource(endpoint, self.source)
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapSource
 
@@ -38,7 +61,15 @@ class Stores:
             case "maildir":
                 from aimport.stores.maildir import MaildirDestination
 
-                return MaildirDestination(endpoint, fsync=self._fsync)
+                return MaildirDestination(endpoint, fsync=self._fsync, link=self._link)
+            case "mbox":
+                from aimport.stores.mbox import MboxDestination
+
+                return MboxDestination(endpoint, fsync=self._fsync)
+            case "eml":
+                from aimport.stores.loose import EmlDestination
+
+                return EmlDestination(endpoint, fsync=self._fsync)
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapDestination
 

@@ -6,8 +6,11 @@ Every path is one name relative to a directory descriptor: what lies in a mailbo
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import stat
 import threading
+from datetime import UTC, datetime
 from typing import ClassVar, Final
 
 from aimport.errors import (
@@ -19,6 +22,9 @@ from aimport.errors import (
     OverQuota,
     Unavailable,
 )
+from aimport.names import printable
+
+logger = logging.getLogger(__name__)
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -33,6 +39,28 @@ def open_file(name: str, dir_fd: int) -> int:
         return os.open(name, FILE, dir_fd=dir_fd)  # O_NOATIME is for the owner
 
 
+def open_regular(name: str, dir_fd: int) -> int:
+    """As `open_file`.
+
+    Raises:
+        OSError: also when it is no regular file.
+    """
+    fd = open_file(name, dir_fd)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "not a regular file")
+
+
+def on_disk(step: str, above: int) -> str:
+    """The true name of what is shown with `\\xNN` for octets that are not UTF-8."""
+    if "\\x" in step:
+        for name in os.listdir(above):
+            if printable(name) == step:
+                return name
+    return step
+
+
 def read_all(fd: int, size: int) -> bytes:
     """All octets of a file; `size` is what stat says and is not believed."""
     body = os.read(fd, size + 1)
@@ -42,6 +70,45 @@ def read_all(fd: int, size: int) -> bytes:
     while part := os.read(fd, 1 << 20):
         parts.append(part)
     return b"".join(parts)
+
+
+def date_of(seconds: int, name: str) -> datetime:
+    """Received date of the message `name`; years that have no date become the nearest that have one."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        logger.warning("date out of range name=%r seconds=%d", name, seconds)
+        return (datetime.min if seconds < 0 else datetime.max.replace(microsecond=0)).replace(tzinfo=UTC)
+
+
+def read_control(name: str, dir_fd: int, path: str, limit: int) -> bytes | None:
+    """A control file; None, with a warning, when it is a link, no file, too large or unreadable.
+
+    `path`: of its directory, for people.
+
+    Raises:
+        Unavailable: too many open files, or no memory: without it flags would be lost and order changed.
+    """
+    try:
+        fd = open_file(name, dir_fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise translated(error, f"{path}/{name}") from error
+        logger.warning("file ignored path=%r reason=%s", f"{path}/{name}", error.strerror)
+        return None
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+            return read_all(fd, status.st_size)[: limit + 1]
+        logger.warning("file ignored path=%r reason=%s", f"{path}/{name}", "not a file, or too large")
+        return None
+    except OSError as error:
+        logger.warning("file ignored path=%r reason=%s", f"{path}/{name}", error.strerror)
+        return None
+    finally:
+        os.close(fd)
 
 
 def translated(error: OSError, path: str, *, wide: bool = False) -> AimportError:

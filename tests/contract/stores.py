@@ -14,7 +14,9 @@ import imaplib
 import os
 import re
 import socket
+import tarfile
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,8 +29,11 @@ from aimport.interfaces import Destination, Source
 from aimport.model import STREAM_OCTETS, Batch, Endpoint, Mailbox, Message, MessageKey, Secret, Security, Wanted
 from aimport.names import encode_utf7
 from aimport.octets import fingerprint, whole, wire_form
+from aimport.stores.dbox import DboxSource
 from aimport.stores.imap import ImapDestination, ImapSource
+from aimport.stores.loose import EmlDestination, EmlSource, MhSource, TarSource, ZipSource
 from aimport.stores.maildir import MaildirDestination, MaildirSource
+from aimport.stores.mbox import MboxDestination, MboxSource
 from aimport.stores.memory import MemoryDestination, MemorySource, MemoryStore
 from tests import kept
 from tests.fix_courier import Courier
@@ -261,6 +266,252 @@ class MaildirAccount:
         return tree(self.root)
 
 
+class MaildirFsAccount(MaildirAccount):
+    """A tree of directories, each with its messages in a directory of their own."""
+
+    def _endpoint(self, root: Path) -> Endpoint:
+        return Endpoint(scheme="maildir", path=str(root), options=(("LAYOUT", "fs"), ("DIRNAME", "mails")))
+
+    def mailbox(self, path: Path_) -> Mailbox:
+        return Mailbox(path=path, separator="/")
+
+    def folder(self, path: Path_) -> Path:
+        return self.root.joinpath(*map(encode_utf7, path), "mails")
+
+
+class MboxAccount:
+    """A tree of mbox files, written and read here by a few lines of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._is_destination = False
+
+    def source(self) -> Source:
+        return MboxSource(Endpoint(scheme="mbox", path=str(self.root)))
+
+    def destination(self) -> Destination:
+        self._is_destination = True
+        return MboxDestination(Endpoint(scheme="mbox", path=str(self.root)))
+
+    def missing(self) -> Source:
+        return MboxSource(Endpoint(scheme="mbox", path=str(self.root / "not" / "there")))
+
+    def mailbox(self, path: Path_) -> Mailbox:
+        return Mailbox(path=path, separator="/")
+
+    def refusal(self, message: Message) -> str:
+        return ""
+
+    def held(self, message: Message) -> Held:
+        """A header ends in an empty line, and without Content-Length the last line of a body ends."""
+        body = whole(message.body)
+        if self._is_destination:
+            missing = b"" if b"\n\n" in body or b"\n\r\n" in body or body[:1] == b"\n" else b"\n\n"
+            return held(replace(message, body=body + missing))
+        return held(replace(message, body=body if body.endswith(b"\n") else body + b"\n"))
+
+    def seen_as(self, path: Path_) -> Path_:
+        return path
+
+    def file(self, path: Path_) -> Path:
+        return self.root / "inbox" if path == INBOX else self.root.joinpath(*map(encode_utf7, path))
+
+    def put(self, path: Path_, messages: Sequence[Message]) -> None:
+        file = self.file(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as mbox:
+            for each in messages:
+                mbox.write(_in_mbox(each))
+
+    def _parts(self, path: Path_) -> list[bytes]:
+        data = self.file(path).read_bytes() if self.file(path).is_file() else b""
+        return re.split(rb"(?m)^(?=From test@)", data)[1:]
+
+    def remove(self, path: Path_, index: int) -> None:
+        parts = self._parts(path)
+        del parts[index]
+        self.file(path).write_bytes(b"".join(parts))
+
+    def look(self, path: Path_) -> list[Held]:
+        """By Content-Length, which each message of ours has."""
+        found = []
+        data = self.file(path).read_bytes() if self.file(path).is_file() else b""
+        while data:
+            line, _, data = data.partition(b"\n")
+            stamp = re.findall(rb"  (.*) remote", line)[0].decode()
+            date = datetime.strptime(stamp, "%a %b %d %H:%M:%S %Y %z")
+            match = re.search(rb"(?:\A|\n)\r?\n", data)
+            assert match is not None
+            header, data = data[: match.end()], data[match.end() :]
+            names = rb"(?m)^(Status|X-Status|X-Keywords|Content-Length|X-IMAPbase): ([^\r\n]*)\r?\n"
+            fields = {name: value.decode() for name, value in re.findall(names, header)}
+            flags = {flag for letter, flag in MBOX_LETTERS.items() if letter in fields.get(b"X-Status", "")}
+            flags |= {SEEN} if "R" in fields.get(b"Status", "") else set()
+            flags |= set(fields.get(b"X-Keywords", "").split())
+            length = int(fields[b"Content-Length"])
+            body = re.sub(names, b"", header) + data[:length]
+            assert data[length : length + 1] == b"\n"
+            data = data[length + 1 :]
+            one = Message(key=MessageKey(""), flags=frozenset(flags), internal_date=date, body=body)
+            found.append(held(one))
+        return found
+
+    def state(self) -> object:
+        return tree(self.root)
+
+
+class EmlAccount:
+    """A tree of directories with a file for each message, which keeps no flags."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._count = 0
+        self._is_destination = False
+
+    def source(self) -> Source:
+        return EmlSource(Endpoint(scheme="eml", path=str(self.root)))
+
+    def destination(self) -> Destination:
+        self._is_destination = True
+        return EmlDestination(Endpoint(scheme="eml", path=str(self.root)))
+
+    def missing(self) -> Source:
+        return EmlSource(Endpoint(scheme="eml", path=str(self.root / "not" / "there")))
+
+    def mailbox(self, path: Path_) -> Mailbox:
+        return Mailbox(path=path, separator="/")
+
+    def refusal(self, message: Message) -> str:
+        return ""
+
+    def held(self, message: Message) -> Held:
+        return held(replace(message, flags=frozenset()))
+
+    def seen_as(self, path: Path_) -> Path_:
+        return path
+
+    def folder(self, path: Path_) -> Path:
+        return self.root if path == INBOX and not self._is_destination else self.root.joinpath(*path)
+
+    def put(self, path: Path_, messages: Sequence[Message]) -> None:
+        self.folder(path).mkdir(parents=True, exist_ok=True)
+        for each in messages:
+            self._count += 1
+            file = self.folder(path) / self._name(self._count)
+            file.write_bytes(whole(each.body))
+            os.utime(file, (0, each.internal_date.timestamp()))
+
+    def _name(self, number: int) -> str:
+        return f"{number:05}.eml"
+
+    def _files(self, path: Path_) -> list[Path]:
+        return sorted(file for file in self.folder(path).iterdir() if file.is_file() and file.name[0] != ".")
+
+    def remove(self, path: Path_, index: int) -> None:
+        self._files(path)[index].unlink()
+
+    def look(self, path: Path_) -> list[Held]:
+        found = []
+        for file in self._files(path) if self.folder(path).is_dir() else []:
+            digest = hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+            found.append(Held(frozenset(), int(file.stat().st_mtime), digest))
+        return found
+
+    def state(self) -> object:
+        return tree(self.root)
+
+
+class MhAccount(EmlAccount):
+    """MH folders with sequences. The number of a file is its name."""
+
+    def source(self) -> Source:
+        return MhSource(Endpoint(scheme="mh", path=str(self.root)))
+
+    def missing(self) -> Source:
+        return MhSource(Endpoint(scheme="mh", path=str(self.root / "not" / "there")))
+
+    def held(self, message: Message) -> Held:
+        """There is no sequence of drafts."""
+        return held(replace(message, flags=message.flags - {"\\Draft"}))
+
+    def folder(self, path: Path_) -> Path:
+        return self.root / "inbox" if path == INBOX else self.root.joinpath(*path)
+
+    def _name(self, number: int) -> str:
+        return str(number)
+
+    def put(self, path: Path_, messages: Sequence[Message]) -> None:
+        sequences: dict[str, list[int]] = {}
+        for number, each in enumerate(messages, self._count + 1):
+            names = {"\\Answered": "replied", "\\Flagged": "flagged", "\\Deleted": "deleted"}
+            for flag in each.flags - {"\\Seen", "\\Draft"}:
+                sequences.setdefault(names.get(flag, flag), []).append(number)
+            if SEEN not in each.flags:
+                sequences.setdefault("unseen", []).append(number)
+        super().put(path, messages)
+        with (self.folder(path) / ".mh_sequences").open("a") as file:
+            file.writelines(f"{name}: {' '.join(map(str, numbers))}\n" for name, numbers in sequences.items())
+
+    def _files(self, path: Path_) -> list[Path]:
+        return sorted(super()._files(path), key=lambda file: int(file.name))
+
+
+class ArchiveAccount(MaildirAccount):
+    """A Maildir++ tree within an archive, which is made anew at each change."""
+
+    def __init__(self, root: Path, kind: str) -> None:
+        super().__init__(root)
+        self.archive = root.with_suffix(f".{kind}")
+        self._make = ZipSource if kind == "zip" else TarSource
+
+    def source(self) -> Source:
+        return self._make(Endpoint(scheme="tar", path=str(self.archive)))
+
+    def missing(self) -> Source:
+        return self._make(Endpoint(scheme="tar", path=str(self.archive / "not" / "there")))
+
+    def destination(self) -> Destination:
+        raise NotImplementedError
+
+    def put(self, path: Path_, messages: Sequence[Message]) -> None:
+        super().put(path, messages)
+        self._pack()
+
+    def remove(self, path: Path_, index: int) -> None:
+        super().remove(path, index)
+        self._pack()
+
+    def _pack(self) -> None:
+        files = sorted(self.root.rglob("*"))
+        if self._make is ZipSource:
+            with zipfile.ZipFile(self.archive, "w", zipfile.ZIP_DEFLATED) as packed:
+                for file in files:
+                    packed.write(file, f"backup/Maildir/{file.relative_to(self.root)}")
+        else:
+            with tarfile.open(self.archive, "w:gz") as tar:
+                for file in files:
+                    tar.add(file, f"backup/Maildir/{file.relative_to(self.root)}", recursive=False)
+
+    def state(self) -> object:
+        return tree(self.root.parent)
+
+
+SEEN: Final = "\\Seen"
+MBOX_LETTERS: Final = {"A": "\\Answered", "F": "\\Flagged", "T": "\\Draft", "D": "\\Deleted"}
+
+
+def _in_mbox(message: Message) -> bytes:
+    """A message as UW writes it, with its flags before its own header."""
+    body = whole(message.body)
+    line = f"From test@example.org  {message.internal_date:%a %b %d %H:%M:%S %Y} +0000\n"
+    letters = "".join(letter for letter, flag in MBOX_LETTERS.items() if flag in message.flags)
+    words = " ".join(sorted(flag for flag in message.flags if not flag.startswith("\\")))
+    fields = f"Status: {'R' if SEEN in message.flags else ''}O\n"
+    fields += f"X-Status: {letters}\n" if letters else ""
+    fields += f"X-Keywords: {words}\n" if words else ""
+    return line.encode() + fields.encode() + body + (b"\n" if body.endswith(b"\n") else b"\n\n")
+
+
 Server = Dovecot | Cyrus | Courier
 
 
@@ -392,6 +643,31 @@ class ImapAccount:
         return counts, self.look(INBOX)
 
 
+class DboxAccount(ImapAccount):
+    """An account of a Dovecot whose mail is sdbox or mdbox: put there by the server, read by us from the files."""
+
+    def __init__(self, server: Dovecot, user: str, kind: str) -> None:
+        user = f"{user}@{kind}"  # the domain is the format (`dovecot_with_dbox`)
+        super().__init__(server, user)
+        self.root = server.home(user) / kind
+        self._kind = kind
+
+    def source(self) -> Source:
+        return DboxSource(Endpoint(scheme=self._kind, path=str(self.root)))
+
+    def missing(self) -> Source:
+        return DboxSource(Endpoint(scheme=self._kind, path=str(self.root / "not" / "there")))
+
+    def mailbox(self, path: Path_) -> Mailbox:
+        return Mailbox(path=path, separator="/")
+
+    def held(self, message: Message) -> Held:
+        return held(message)
+
+    def state(self) -> object:
+        return tree(self.root)
+
+
 def _listed_name(line: bytes) -> str:
     """The name at the end of a LIST response, as it was sent."""
     match = re.search(r' ("(?:[^"\\\\]|\\\\.)*"|[^ ]+)\Z', line.decode())
@@ -405,13 +681,44 @@ def imap_account(request: pytest.FixtureRequest, name: str, user: str, link: Lin
     return ImapAccount(server, user, link)
 
 
-@pytest.fixture(params=["memory", "maildir", *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP)])
+STORES: Final = (
+    *("memory", "maildir", "maildir-fs", "mbox", "eml"),
+    *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP),
+)
+ONLY_READ: Final = ("mh", "zip", "tar.gz")
+DBOX: Final = tuple(pytest.param(each, marks=pytest.mark.dovecot) for each in ("sdbox", "mdbox"))
+
+
+@pytest.fixture(params=[*STORES, *ONLY_READ, *DBOX], name="account")
+def source_account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
+    """An empty account of each store that can be read."""
+    if request.param in ("sdbox", "mdbox"):
+        server: Dovecot = request.getfixturevalue("dovecot_with_dbox")
+        return DboxAccount(server, unique_user.partition("@")[0], request.param)
+    return _account(request, tmp_path, unique_user)
+
+
+@pytest.fixture(params=STORES)
 def account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
     """An empty account of each store; IMAP in the clear (`test_imap_links` has the others)."""
+    return _account(request, tmp_path, unique_user)
+
+
+def _account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -> Account:
     match request.param:
         case "memory":
             return MemoryAccount()
         case "maildir":
             return MaildirAccount(tmp_path / "Maildir")
+        case "maildir-fs":
+            return MaildirFsAccount(tmp_path / "Maildir")
+        case "mbox":
+            return MboxAccount(tmp_path / "mail")
+        case "eml":
+            return EmlAccount(tmp_path / "mail")
+        case "mh":
+            return MhAccount(tmp_path / "mail")
+        case "zip" | "tar.gz":
+            return ArchiveAccount(tmp_path / "mail", request.param)
         case name:
             return imap_account(request, name, unique_user)

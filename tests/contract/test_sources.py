@@ -10,9 +10,9 @@ import pytest
 from aimport.errors import AimportError, MailboxError
 from aimport.interfaces import SourceSession
 from aimport.model import Mailbox, Message, Unreadable
-from tests.contract.stores import INBOX, Account, account, held, large_octets, message
+from tests.contract.stores import INBOX, Account, held, large_octets, message, source_account
 
-__all__ = ["account"]
+__all__ = ["source_account"]
 
 
 async def read(session: SourceSession, mailbox: Mailbox, skip: Container[str] = ()) -> list[Message | Unreadable]:
@@ -174,7 +174,7 @@ async def test_a_message_above_the_threshold_comes_as_it_was_between_its_neighbo
     account.put(INBOX, put)
     async with account.source().open() as session:
         found = await read(session, account.mailbox(INBOX))
-    assert [held(each) for each in found if isinstance(each, Message)] == [held(each) for each in put]
+    assert [held(each) for each in found if isinstance(each, Message)] == [account.held(each) for each in put]
     for each in found:
         if isinstance(each, Message) and not isinstance(each.body, bytes):
             each.body.close()

@@ -15,6 +15,7 @@ import pytest
 
 from aimport import sample
 from tests import mail
+from tests.dbox_made import small_sdbox
 from tests.fix_dovecot import Dovecot
 
 Line = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -78,6 +79,24 @@ def test_a_backup_into_the_root(home: Path, key: str) -> None:
     assert done.returncode == 0, done.stderr
     assert mail.in_maildir(home / "home" / "destuser" / "Maildir") == expected
     assert mail.tree(home / "opt") == before
+
+
+def test_the_line_that_brings_new_mails_in_on_top_of_recovered_ones(home: Path) -> None:
+    made = small_sdbox(home / "mnt" / "temp-mail-storage" / "user")
+    index = home / "mnt" / "temp-index-storage" / "user" / "mailboxes" / "INBOX"
+    index.mkdir(parents=True)
+    for file in (made.root / "mailboxes" / "INBOX" / "dbox-Mails").glob("dovecot.index*"):
+        file.rename(index / file.name)
+    before = mail.tree(home / "mnt")
+    line = (
+        "aimport import -u user@example.com sdbox:/mnt/temp-mail-storage/user:INDEX=/mnt/temp-index-storage/user"
+        ':CONTROL=/mnt/temp-index-storage/user:ITERINDEX "" all'
+    )
+    done = on_root(home, home / "mnt", "/mnt", line)
+    assert done.returncode == 0, done.stderr
+    seen = mail.in_maildir(home / "home" / "user@example.com" / "Maildir")
+    assert sorted(each.digest for each in seen.elements()) == sorted(map(mail.digest, made.bodies))
+    assert mail.tree(home / "mnt") == before
 
 
 def test_imapc_takes_its_server_from_the_settings(home: Path, dovecot: Dovecot, unique_user: str) -> None:

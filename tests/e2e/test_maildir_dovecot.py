@@ -12,10 +12,14 @@ from typing import Final
 
 import pytest
 
+from aimport.config import Settings
 from aimport.interfaces import Destination
+from aimport.location import parse_location
 from aimport.model import Endpoint, Mailbox, Message
 from aimport.octets import whole, wire_form
 from aimport.stores.maildir import MaildirDestination, MaildirSource
+from aimport.stores.maildir.names import Layout
+from aimport.variables import Variables
 from tests.contract.stores import Held, ImapAccount, batch, held, message
 from tests.fix_dovecot import Dovecot
 from tests.mail import append_batch, tree
@@ -54,15 +58,18 @@ def maildir(server: Dovecot, user: str) -> Endpoint:
     return Endpoint(scheme="maildir", path=str(server.maildir(user)))
 
 
-async def write(destination: Destination, paths: tuple[tuple[str, ...], ...], messages: list[Message]) -> None:
+async def write(
+    destination: Destination, paths: tuple[tuple[str, ...], ...], messages: list[Message], separator: str = "."
+) -> None:
     """All messages into each mailbox, in batches of 16."""
     start = int(time.time() * 1_000_000)
     async with destination.open() as session:
         for path in paths:
-            await session.create_mailbox(mailbox(path), subscribe=path != ("a&b c",))
+            target = Mailbox(path=path, separator=separator)
+            await session.create_mailbox(target, subscribe=path != ("a&b c",))
             for at in range(0, len(messages), 16):
                 made = replace(batch(*messages[at : at + 16], number=at), created_us=start + at * 1000)
-                await append_batch(session, mailbox(path), made)
+                await append_batch(session, target, made)
 
 
 async def test_dovecot_reads_what_we_wrote(dovecot: Dovecot, unique_user: str) -> None:
@@ -100,22 +107,51 @@ async def test_dovecot_sees_keywords_added_to_a_folder_that_it_knows(dovecot: Do
     assert [each.flags for each in seen.look(("INBOX",))] == [{"Theirs", "\\Seen"}, {"Ours"}, {"Theirs", "\\Seen"}]
 
 
-async def test_dovecot_reads_control_files_and_inbox_where_we_put_them(dovecot: Dovecot, unique_user: str) -> None:
+LOCATIONS: Final = {
+    "control": "maildir:{home}/m:INBOX={home}/inbox:CONTROL={home}/control:UTF-8",
+    "fs": "maildir:{home}/m:LAYOUT=fs",
+    "fs-dirname": "maildir:{home}/m:LAYOUT=fs:DIRNAME=mails:MAILBOXDIR=boxes",
+    "fs-fulldirname": "maildir:{home}/m:LAYOUT=fs:FULLDIRNAME=mails:CONTROL={home}/control",
+    "fs-inbox": "maildir:{home}/m:LAYOUT=fs:INBOX={home}/inbox:CONTROL={home}/control:SUBSCRIPTIONS=subs",
+    "imapdir": "maildir:{home}/m:LAYOUT=imapdir:UTF-8",
+}
+
+
+@pytest.mark.parametrize("name", LOCATIONS)
+async def test_dovecot_and_we_understand_a_location_alike(dovecot: Dovecot, unique_user: str, name: str) -> None:
+    """It finds what we wrote: mailboxes, flags and keywords, dates, subscriptions. We find what it wrote."""
     home = dovecot.home(unique_user)
-    options = (("INBOX", f"{home}/inbox"), ("CONTROL", f"{home}/control"), ("UTF-8", ""))
-    endpoint = Endpoint(scheme="maildir", path=str(home / "m"), options=options)
+    text = LOCATIONS[name].format(home=home)
+    endpoint = parse_location(text, Variables(user=unique_user), side="source", settings=Settings())
+    override = ("-o", f"mail_location={text}")
+    separator = Layout.of(endpoint).separator
     sent = several(10)
-    await write(MaildirDestination(endpoint), PATHS, sent)
+    await write(MaildirDestination(endpoint), PATHS, sent, separator=separator)
     dovecot.own(home)
-    location = f"mail_location=maildir:{home}/m:INBOX={home}/inbox:CONTROL={home}/control:UTF-8"
     for path in PATHS:
         rows = dovecot.doveadm(
-            *("-o", location, "-f", "tab", "fetch", "-u", unique_user, "flags", "mailbox", "/".join(path))
+            *(*override, "-f", "tab", "fetch", "-u", unique_user, "flags date.received", "mailbox", "/".join(path))
         )
-        flags = [frozenset(row.split()) - {"\\Recent"} for row in rows.splitlines()[1:]]
-        assert flags == [each.flags for each in sent], path
-    listed = dovecot.doveadm("-o", location, "mailbox", "list", "-s", "-u", unique_user).splitlines()
-    assert len(listed) == len(PATHS) - 1
+        seen = [row.split("\t") for row in rows.splitlines()[1:]]
+        assert [frozenset(row[0].split()) - {"\\Recent"} for row in seen] == [each.flags for each in sent], path
+        assert [row[1] for row in seen] == [each.internal_date.strftime("%Y-%m-%d %H:%M:%S") for each in sent]
+    listed = dovecot.doveadm(*override, "mailbox", "list", "-s", "-u", unique_user).splitlines()
+    assert sorted(listed) == sorted("/".join(path) for path in PATHS if path != ("a&b c",))
+
+    dovecot.doveadm(*override, "mailbox", "create", "-u", unique_user, "Theirs/deep")
+    for flag in ("\\Flagged", "Theirs"):
+        dovecot.doveadm(*override, "flags", "add", "-u", unique_user, flag, "mailbox", "Archive/2023", "uid", "3")
+    dovecot.doveadm(*override, "copy", "-u", unique_user, "Theirs/deep", "mailbox", "Archive/2023", "uid", "3")
+    before = tree(home)
+    async with MaildirSource(endpoint).open() as session:
+        mailboxes = {each.path: each for each in await session.list_mailboxes()}
+        assert {path for path in mailboxes if path != ("Theirs",)} == {*PATHS, ("Theirs", "deep")}
+        async with aclosing(session.messages(await session.select(mailboxes["Theirs", "deep"]), skip=())) as lists:
+            [copied] = [one async for each in lists for one in each]
+    assert isinstance(copied, Message)
+    assert copied.flags == sent[2].flags | {"\\Flagged", "Theirs"}
+    assert held(copied).digest == held(sent[2]).digest
+    assert tree(home) == before
 
 
 async def test_we_read_what_dovecot_wrote_in_its_order(dovecot: Dovecot, unique_user: str) -> None:

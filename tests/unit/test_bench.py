@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from aimport import octets
-from bench import baseline, client_cpu, floor, growth, table
+from bench import baseline, client_cpu, dbox, floor, growth, table
 from bench.__main__ import main
 from bench.answers import KINDS, SELECTION, Answer
 from bench.corpus import link_account, message_files, write_corpus
@@ -435,3 +435,13 @@ def test_the_clients_own_cost_is_measured_on_every_lane(tmp_path: Path, capsys: 
         assert f"\n{lane}: " in out
         seen = pstats.Stats(str(tmp_path / f"profile-{lane}")).get_stats_profile().func_profiles
         assert {"read_mailbox", "_transact"} <= seen.keys()  # the second is in the journal's own thread
+
+
+@pytest.mark.dovecot
+@pytest.mark.slow
+def test_dbox_is_measured_beside_maildir_and_doveadm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with server_folder("bench") as folder:
+        assert dbox.main(["--quick", "--dir", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "sdbox, open 10,000" in out
+    assert "sdbox against doveadm import" in out

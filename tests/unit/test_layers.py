@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "aimport"
-PURE = {"model", "flags", "names", "octets", "errors", "repair"}
+PURE = {"model", "dates", "flags", "names", "octets", "errors", "repair"}
 WITHOUT_IO = {"imap.auth", "imap.fragments", "imap.responses", "imap.commands", "imap.answers", "reconcile"}
+WITHOUT_IO |= {f"stores.dbox.{name}" for name in ("index", "log", "messages", "lists", "layout")}
 ONLY_IN = {
     "aioimaplib": {"imap.client"},
     "click": {"cli"},

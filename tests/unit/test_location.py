@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from aimport.config import Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
-from aimport.location import KEYS, LATER_SCHEMES, Side, check_password, parse_location, shown_location
+from aimport.location import (
+    KEYS,
+    SETTING_KEYS,
+    Side,
+    check_password,
+    parse_location,
+    shown_location,
+    split_location,
+    with_attachments,
+)
 from aimport.model import Endpoint, Secret
 from aimport.secret import reveal
 from aimport.variables import Variables
@@ -69,7 +78,41 @@ def test_keys_are_kept_in_order_with_their_values() -> None:
     )
 
 
-@pytest.mark.parametrize("key", sorted(KEYS - {"LAYOUT"}))
+@pytest.mark.parametrize(("setting", "key"), sorted(SETTING_KEYS.items()))
+def test_every_setting_of_dovecot_2_4_may_stand_for_its_key(setting: str, key: str) -> None:
+    value = {"LAYOUT": "fs", "BROKENCHAR": "^", "UTF-8": "yes", "ITERINDEX": "yes", "NO-NOSELECT": "yes"}.get(key, "/x")
+    kept = "" if value == "yes" else value
+    assert parse(f"maildir:/m:{setting}={value}").options == ((key, kept),)
+    assert key in KEYS
+    split = msgspec.structs.replace(Settings(mail_driver="maildir", mail_path="/a:b/%n"), **{setting: value})
+    assert parse(split_location(split)) == Endpoint(scheme="maildir", path="/a:b/bob", options=((key, kept),))
+
+
+def test_a_switch_of_dovecot_2_4_can_be_off() -> None:
+    assert parse("maildir:/m:mailbox_list_utf8=no").options == ()
+    with pytest.raises(ConfigurationError, match="yes or no"):
+        parse("maildir:/m:mailbox_list_utf8=x")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Settings(mail_driver="maildir"), "without mail_path"),
+        (Settings(mail_path="/m"), "without mail_driver"),
+        (Settings(mail_inbox_path="/m"), "without mail_driver"),
+        (Settings(mail_driver="maildir", mail_path="/m", mail_location="maildir:/n"), "both set"),
+    ],
+)
+def test_half_of_a_split_location_is_refused(settings: Settings, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        split_location(settings)
+
+
+def test_no_split_location_is_none() -> None:
+    assert split_location(Settings(mail_location="maildir:/m")) == ""
+
+
+@pytest.mark.parametrize("key", sorted(KEYS - {"LAYOUT", "BROKENCHAR"}))
 def test_every_key_of_dovecot_is_known(key: str) -> None:
     assert parse(f"maildir:/m:{key}=/x").options == ((key, "/x"),)
 
@@ -86,6 +129,9 @@ def test_every_layout_is_accepted(layout: str) -> None:
         ("maildir:/m:index=/i", "unknown key 'index' (did you mean INDEX?)"),
         ("maildir:/m:x", "unknown key 'x'"),
         ("maildir:/m:LAYOUT=maildir+", "unknown LAYOUT 'maildir+' (did you mean Maildir++?)"),
+        ("maildir:/m:mail_inbox_pth=/i", "(did you mean mail_inbox_path?)"),
+        ("maildir:/m:BROKENCHAR=ab", "one character"),
+        ("maildir:/m:BROKENCHAR", "one character"),
         ("maildir:/m:LAYOUT=zzz", "there are Maildir++, fs"),
         ("maildir:", "has no path"),
         ("maildir::x", "has no path"),
@@ -119,13 +165,6 @@ def test_a_wrong_location_is_a_configuration_error_that_says_what_to_write(text:
     with pytest.raises(ConfigurationError) as caught:
         parse(text)
     assert words in str(caught.value)
-
-
-@pytest.mark.parametrize("scheme", LATER_SCHEMES)
-def test_a_scheme_of_a_later_release_is_named_as_such(scheme: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"{scheme}: is not yet supported") as caught:
-        parse(f"{scheme}:/mnt/temp-mail-storage/user:INDEX=/mnt/x:ITERINDEX")
-    assert caught.value.exit_code == 78
 
 
 @pytest.mark.parametrize(
@@ -487,3 +526,18 @@ def test_any_user_name_is_one_piece_of_a_path(user: str) -> None:
         return
     assert endpoint.path.startswith("/srv")
     assert len(endpoint.options) == 1
+
+
+@pytest.mark.parametrize(("text", "scheme"), [("sdbox:/m", "sdbox"), ("mdbox:/m", "mdbox"), ("dbox:/m", "sdbox")])
+def test_dbox_is_read_and_never_written(text: str, scheme: str) -> None:
+    assert parse(text) == Endpoint(scheme=scheme, path="/m")
+    with pytest.raises(ConfigurationError, match="can only be read"):
+        parse_location(text, BOB, side="destination", settings=Settings())
+
+
+def test_attachments_of_dbox_lie_where_the_setting_says() -> None:
+    settings = Settings(mail_attachment_dir="~/att/%d")
+    found = with_attachments(Endpoint(scheme="mdbox", path="/m"), BOB, settings)
+    assert found.options == (("mail_attachment_dir", "/home/bob/att/example.org"),)
+    other = Endpoint(scheme="maildir", path="/m")
+    assert with_attachments(other, BOB, settings) is other

@@ -6,11 +6,14 @@ from hypothesis import strategies as st
 
 from aimport.errors import ConfigurationError, MailboxNameInvalid
 from aimport.model import Endpoint, Mailbox
+from aimport.names import printable
 from aimport.stores.maildir import names
 from aimport.stores.maildir.names import Layout
 from tests.strategies import paths
 
 PLAIN = Layout(root="/m")
+FS = Layout(root="/m", kind="fs")
+FS_IN_DIRNAME = Layout(root="/m", kind="fs", dirname="d")
 UTF8 = Layout(root="/m", utf8=True)
 
 
@@ -26,11 +29,89 @@ def test_options_that_say_where_mail_lies_are_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [("LAYOUT", "fs"), ("DIRNAME", "x"), ("ITERINDEX", ""), ("NOPE", "1"), ("SUBSCRIPTIONS", "a/b")]
+    "option",
+    [("LAYOUT", "index"), ("LAYOUT", "none"), ("DIRNAME", "x"), ("FULLDIRNAME", "x"), ("NOPE", "1")]
+    + [("SUBSCRIPTIONS", each) for each in ("a/b", "..", ".")],
 )
 def test_options_that_are_not_understood_are_named(option: tuple[str, str]) -> None:
     with pytest.raises(ConfigurationError, match=option[0]):
         layout(option)
+
+
+def test_options_that_change_nothing_for_us_are_accepted() -> None:
+    options = [("INDEX", "MEMORY"), ("ITERINDEX", ""), ("ALT", "/a"), ("ALTNOCHECK", ""), ("VOLATILEDIR", "/v")]
+    options += [("NO-NOSELECT", ""), ("NO-FS-VALIDATION", ""), ("LISTINDEX", "x"), ("MAILBOXDIR", "m")]
+    assert layout(*options) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("options", "inbox", "folder", "control"),
+    [
+        ([], "/m", "/m/a/b", "/c/a/b"),
+        ([("DIRNAME", "d")], "/m/INBOX/d", "/m/a/b/d", "/c/a/b"),
+        ([("FULLDIRNAME", "d")], "/m/INBOX/d", "/m/a/b/d", "/c/a/b/d"),
+        ([("DIRNAME", "d"), ("MAILBOXDIR", "x")], "/m/x/INBOX/d", "/m/x/a/b/d", "/c/x/a/b"),
+        ([("DIRNAME", "d"), ("INBOX", "/i")], "/i", "/m/a/b/d", "/c/a/b"),
+        ([("MAILBOXDIR", "x/y"), ("INBOX", "/i")], "/i", "/m/x/y/a/b", "/c/x/y/a/b"),
+    ],
+)
+def test_the_fs_layout_has_a_directory_a_level(
+    options: list[tuple[str, str]], inbox: str, folder: str, control: str
+) -> None:
+    """All of these were seen of Dovecot 2.3.19."""
+    fs = layout(("LAYOUT", "fs"), ("CONTROL", "/c"), *options)
+    assert fs.place(fs.new_directory(Mailbox(path=("INBOX",)))) == inbox
+    assert fs.place(fs.new_directory(Mailbox(path=("a", "b")))) == folder
+    assert fs.control_place("a/b") == control
+    assert fs.mailbox("a/b") == Mailbox(path=("a", "b"), separator="/")
+
+
+@pytest.mark.parametrize("value", ["..", "a/../../b", ".", "x/.."])
+def test_mailboxdir_cannot_lead_out(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="MAILBOXDIR"):
+        layout(("LAYOUT", "fs"), ("DIRNAME", "d"), ("MAILBOXDIR", value))
+
+
+def test_mailboxdir_alone_leaves_no_inbox() -> None:
+    with pytest.raises(ConfigurationError, match="INBOX"):
+        layout(("LAYOUT", "fs"), ("MAILBOXDIR", "x"))
+
+
+def test_imapdir_is_flat_without_a_leading_dot() -> None:
+    imapdir = layout(("LAYOUT", "imapdir"))
+    assert [imapdir.new_directory(Mailbox(path=path)) for path in (("INBOX",), ("a", "ü"))] == ["INBOX", "a.&APw-"]
+    assert imapdir.mailbox("a.&APw-") == Mailbox(path=("a", "ü"), separator=".")
+
+
+@pytest.mark.parametrize("path", [("cur",), ("a", "new"), ("a", "d"), ("subscriptions",), ("dovecot-uidlist",)])
+def test_the_fs_layout_refuses_names_of_its_own_files(path: tuple[str, ...]) -> None:
+    with pytest.raises(MailboxNameInvalid, match="of the store"):
+        layout(("LAYOUT", "fs"), ("DIRNAME", "d")).new_directory(Mailbox(path=path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "directory", "out"),
+    [
+        ("fs", "a/b", False), ("fs", "../b", True), ("fs", "/etc", True), ("fs", "a//b", True), ("fs", "a/..", True),
+        ("maildir++", ".a.b", False), ("maildir++", "a", True), ("maildir++", "..", True), ("maildir++", ".a/b", True),
+        ("imapdir", "a.b", False), ("imapdir", "..", True), ("imapdir", "a/b", True),
+    ],
+)  # fmt: skip
+def test_no_name_leads_out_of_the_root(kind: str, directory: str, out: bool) -> None:
+    assert layout(("LAYOUT", kind)).leads_out(directory) == out
+
+
+def test_brokenchar_shows_what_does_not_decode() -> None:
+    """`^` and two hex digits stand for each octet that does not decode; what decodes is shown decoded."""
+    broken = layout(("BROKENCHAR", "^"))
+    for directory, path in (
+        (".a&Jj.&APw-", ("a^26Jj", "ü")),
+        (".x&APw-&", ("xü^26",)),
+        (".r\udce9^&", ("r^e9^5e^26",)),
+    ):
+        mailbox = broken.mailbox(directory)
+        assert mailbox.path == path
+        assert broken.directory(mailbox) == printable(directory)
 
 
 def test_a_location_without_a_path_is_refused() -> None:
@@ -55,7 +136,7 @@ def test_a_location_without_a_path_is_refused() -> None:
 )
 def test_mailboxes_of_directories(directory: str, path: tuple[str, ...], native: str) -> None:
     assert PLAIN.mailbox(directory) == Mailbox(path=path, separator=".", native=native)
-    assert PLAIN.directory(PLAIN.mailbox(directory)) == names.printable(directory)
+    assert PLAIN.directory(PLAIN.mailbox(directory)) == printable(directory)
 
 
 def test_with_utf8_names_stand_as_they_are() -> None:
@@ -63,14 +144,17 @@ def test_with_utf8_names_stand_as_they_are() -> None:
     assert UTF8.new_directory(Mailbox(path=("ü", "&"))) == ".ü.&"
 
 
-@given(paths, st.sampled_from([PLAIN, UTF8]))
+@given(paths, st.sampled_from([PLAIN, UTF8, FS, FS_IN_DIRNAME]))
 def test_a_mailbox_made_is_the_mailbox_listed(path: tuple[str, ...], layout: Layout) -> None:
     try:
         directory = layout.new_directory(Mailbox(path=path))
     except MailboxNameInvalid:
+        if layout.kind == "fs" and {"d", "cur", "new", "tmp"} & set(path):
+            return
         assert len(".".join(path).encode("utf-16-be")) > 120  # only length can be wrong with such a name
         return
-    assert layout.mailbox(directory) == Mailbox(path=path, separator=".")
+    assert not layout.leads_out(directory)
+    assert layout.mailbox(directory) == Mailbox(path=path, separator=layout.separator)
 
 
 @pytest.mark.parametrize(
@@ -161,12 +245,12 @@ def test_any_small_file_parses_or_is_refused(data: bytes) -> None:
     except ValueError:
         pass
     try:
-        changed = names.with_subscription(data, ("a", "b"))
+        changed = names.with_subscription(data, ("a", "b"), ".")
     except ValueError:
         return
     if changed is not None:
         assert changed.startswith(data)
-        assert names.with_subscription(changed, ("a", "b")) is None
+        assert names.with_subscription(changed, ("a", "b"), ".") is None
 
 
 def test_keywords_round_trip() -> None:
@@ -187,10 +271,10 @@ def test_a_damaged_uidlist_is_refused_whole(data: bytes) -> None:
 
 
 def test_a_subscription_is_added_once_in_the_form_of_the_file() -> None:
-    assert names.with_subscription(None, ("INBOX",)) == b"V\t2\n\nINBOX\n"
-    assert names.with_subscription(b"V\t2\n\na\tb\n", ("a", "b")) is None
-    assert names.with_subscription(b"V\t2\n\na\n", ("a", "b")) == b"V\t2\n\na\na\tb\n"
-    assert names.with_subscription(b"a.b\nc", ("d", "e")) == b"a.b\nc\nd.e\n"
-    assert names.with_subscription(b"a.b\n", ("a", "b")) is None
+    assert names.with_subscription(None, ("INBOX",), ".") == b"V\t2\n\nINBOX\n"
+    assert names.with_subscription(b"V\t2\n\na\tb\n", ("a", "b"), ".") is None
+    assert names.with_subscription(b"V\t2\n\na\n", ("a", "b"), ".") == b"V\t2\n\na\na\tb\n"
+    assert names.with_subscription(b"a.b\nc", ("d", "e"), ".") == b"a.b\nc\nd.e\n"
+    assert names.with_subscription(b"a.b\n", ("a", "b"), ".") is None
     with pytest.raises(ValueError, match="version"):
-        names.with_subscription(b"V\t3\n", ("a",))
+        names.with_subscription(b"V\t3\n", ("a",), ".")

@@ -422,11 +422,11 @@ async def test_lists_hold_64_messages_or_a_mebibyte(tmp_path: Path) -> None:
 async def test_dates_without_a_year_are_the_nearest_that_have_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from aimport.stores.maildir.source import _date
+    from aimport.stores.files import date_of
 
-    assert _date(-(10**12), "x").year == 1
-    assert _date(10**12, "x").year == 9999
-    assert _date(10**30, "x").year == 9999
+    assert date_of(-(10**12), "x").year == 1
+    assert date_of(10**12, "x").year == 9999
+    assert date_of(10**30, "x").year == 9999
     assert "date out of range" in caplog.text
 
 

@@ -221,7 +221,8 @@ def test_a_column_that_is_not_obeyed_yet_is_refused(path: Path) -> None:
     [
         ({"source": "maildir:/%q"}, "unknown variable %q"),
         ({"source": "maildir:/m:INDX=/x"}, "did you mean INDEX?"),
-        ({"source": "mbox:/m/%u"}, "not yet supported"),
+        ({"source": "nope:/m/%u"}, "unknown scheme nope:"),
+        ({"to": "mh:/m/%u"}, "mh: can only be read"),
         ({"source": "/m/%u"}, "maildir:"),
         ({"to": "maildir:/%q"}, "unknown variable %q"),
         ({"parent": "%q"}, "unknown variable %q"),
@@ -276,7 +277,7 @@ def test_what_is_wrong_for_one_user_is_the_error_of_its_job(path: Path) -> None:
         "bob,maildir:~/Maildir,\n"
         "eve,maildir:~/Maildir,/home/eve\n"
         "..,,\n"
-        "ann,mbox:/x,\n"
+        "ann,nope:/x,\n"
         "zoe,imaps://h/,\n"
         "dan,,\n",
     )

@@ -1,6 +1,7 @@
 """Write a Maildir so that Dovecot, Courier and plain readers agree on what was meant.
 
     a batch, one thread hop:  tmp/ all files ─▶ one syncfs (shared) ─▶ rename in order ─▶ fsync new, cur
+                                   └─ hard links, where the source's file is what we would write
 
 A name says which batch of which run a file comes from, so `find` knows it after a crash; and
 names sort as they were appended, so Dovecot gives UIDs in that order.
@@ -16,7 +17,7 @@ import stat
 from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Final
 
 from anyio import from_thread, to_thread
@@ -34,6 +35,7 @@ from aimport.model import (
     Mailbox,
     Message,
     MessageKey,
+    Original,
     Position,
     Rejected,
     Stored,
@@ -45,7 +47,6 @@ from aimport.octets import local_form, local_pieces, local_size, pieces_of
 from aimport.stores import Fsync, files
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
-    SEPARATOR,
     Layout,
     escape_host,
     format_keywords,
@@ -69,19 +70,20 @@ _WIDE: Final = frozenset(
 
 
 class MaildirDestination:
-    """One account in a Maildir++ tree, made when missing. `fsync` says what "appended" promises."""
+    """One account in a tree of Maildir folders, made when missing. `fsync` says what "appended" promises."""
 
     host = ""
     wire = False
 
-    def __init__(self, endpoint: Endpoint, fsync: Fsync = "batch") -> None:
+    def __init__(self, endpoint: Endpoint, fsync: Fsync = "batch", *, link: bool = False) -> None:
         self._layout = Layout.of(endpoint)
         self._fsync: Fsync = fsync
+        self._link = link
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[MaildirDestinationSession, None]:
         """A session; it keeps the mailbox it last appended to open."""
-        session = MaildirDestinationSession(self._layout, self._fsync)
+        session = MaildirDestinationSession(self._layout, self._fsync, link=self._link)
         try:
             yield session
         finally:
@@ -89,14 +91,15 @@ class MaildirDestination:
 
 
 class MaildirDestinationSession:
-    """Writes one Maildir++ tree."""
+    """Writes one tree of Maildir folders."""
 
     limits = ConnectionLimits()
-    separator = SEPARATOR
     folds_case = False
     waits = False
 
-    def __init__(self, layout: Layout, fsync: Fsync) -> None:
+    def __init__(self, layout: Layout, fsync: Fsync, *, link: bool) -> None:
+        self._link = link
+        self.separator = layout.separator
         self._layout = layout
         self._fsync: Fsync = fsync
         self._writer: _Writer | None = None
@@ -136,7 +139,7 @@ class MaildirDestinationSession:
             MailboxNotFound: it, or one of its three directories, is not there.
         """
         directory = self._layout.new_directory(mailbox)
-        path = f"{self._layout.root}/{directory}"
+        path = self._layout.place(directory)
         try:
             folder = disk.open_folder(self._layout, directory)
         except SourceMissing as error:
@@ -153,18 +156,18 @@ class MaildirDestinationSession:
         durable = self._fsync != "never"
         root_path = layout.inbox if layout.inbox and not directory else layout.root
         try:
-            _make_path(layout.root, durable)
-            _make_path(root_path, durable)
+            disk.make_path(layout.root, durable)
+            disk.make_path(root_path, durable)
             if layout.control:
-                _make_path(f"{layout.control}/{directory or '.INBOX'}", durable)
+                disk.make_path(layout.control_place(directory), durable)
             root = disk.open_root(layout) if root_path == layout.root else os.open(root_path, files.DIRECTORY)
             try:
-                _make_folder(root, directory, durable)
+                _make_folder(root, layout.steps(directory), durable, marked=layout.kind == "maildir++")
             finally:
                 os.close(root)
         except OSError as error:
             wide = not directory or not os.access(layout.root, os.W_OK)
-            raise files.translated(error, f"{root_path}/{directory}", wide=wide) from error
+            raise files.translated(error, layout.place(directory), wide=wide) from error
         if subscribe:
             try:
                 self._subscribe(mailbox)
@@ -178,7 +181,7 @@ class MaildirDestinationSession:
         try:
             with disk.dotlock(fd, f"{name}.lock"):
                 data = disk.read_small(disk.Folder(path=self._layout.root, control=fd), name)
-                changed = with_subscription(data, levels)
+                changed = with_subscription(data, levels, self._layout.separator)
                 if changed is not None:
                     mode = stat.S_IMODE(os.fstat(fd).st_mode) & 0o666
                     disk.replace_file(fd, name, changed, mode=mode, durable=self._fsync != "never")
@@ -190,7 +193,7 @@ class MaildirDestinationSession:
             self.close()
             folder = self._open(mailbox)
             try:
-                self._writer = _Writer(mailbox, folder, self._fsync)
+                self._writer = _Writer(mailbox, folder, self._fsync, link=self._link)
             except OSError as error:
                 folder.close()
                 raise files.translated(error, folder.path) from error
@@ -270,7 +273,7 @@ def _wire_size(name: str, octets: int) -> int:
 class _Writer:
     """Appends to one open folder, in a worker thread."""
 
-    def __init__(self, mailbox: Mailbox, folder: disk.Folder, fsync: Fsync) -> None:
+    def __init__(self, mailbox: Mailbox, folder: disk.Folder, fsync: Fsync, *, link: bool) -> None:
         self.mailbox = mailbox
         self.folder = folder
         self.octets = 0
@@ -280,6 +283,8 @@ class _Writer:
         self._keywords = disk.Keywords(folder)
         self._mode = stat.S_IMODE(os.fstat(folder.fd).st_mode) & 0o666
         self._host = escape_host(socket.gethostname())
+        self._link = link
+        self._device = os.fstat(folder.fd).st_dev
 
     def close(self) -> None:
         self.folder.close()
@@ -341,9 +346,13 @@ class _Writer:
 
     def _write(self, start: str, message: Message, fingerprint: Fingerprint) -> str:
         """One file in `tmp`; returns its name. W is the size with CRLF line ends, as of the fingerprint."""
-        size, pieces = _as_stored(message.body, wire=message.wire)
+        size, pieces = as_stored(message.body, wire=message.wire)
         base = f"{start}.{self._host},S={size},W={fingerprint.size}"
         seconds = int(message.internal_date.timestamp() // 1)
+        if self._link and message.original is not None and not message.wire:
+            if self._linked(message.original, base, size, seconds):
+                self.octets += size
+                return base
         kept = disk.write_file(
             self.folder.tmp,
             base,
@@ -356,6 +365,37 @@ class _Writer:
             logger.warning("date not kept key=%r date=%s", message.key, message.internal_date.isoformat())
         self.octets += size
         return base
+
+    def _linked(self, original: Original, base: str, size: int, seconds: int) -> bool:
+        """Gives the source's file a second name here, where it is what we would write; False: it is not, or cannot be.
+
+        Right are its file system, owner, rights, date and octets. Whatever lies behind the path by now: the name is
+        kept only when it is that of the file whose octets were read.
+        """
+        right = (self._device, self._mode, os.geteuid(), seconds, size)
+        its = (original.device, original.mode, original.uid, original.mtime_ns // 1_000_000_000, original.size)
+        if right != its:
+            return False
+        try:
+            os.link(original.path, base, dst_dir_fd=self.folder.tmp, follow_symlinks=False)
+        except OSError:  # also where a leftover has the name: it is written anew
+            return False
+        try:
+            status = os.stat(base, dir_fd=self.folder.tmp, follow_symlinks=False)
+            same = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode) == (
+                original.inode,
+                original.size,
+                original.mtime_ns,
+                stat.S_IFREG | original.mode,
+            )
+            if same and self._fsync == "each":
+                disk.sync_file(base, self.folder.tmp)
+        except BaseException:
+            self._remove(base)
+            raise
+        if not same:
+            self._remove(base)
+        return same
 
     def _remove(self, base: str) -> None:
         with suppress(OSError):
@@ -393,7 +433,7 @@ class _Writer:
         return known
 
 
-def _as_stored(body: Body, *, wire: bool) -> tuple[int, Iterable[bytes]]:
+def as_stored(body: Body, *, wire: bool) -> tuple[int, Iterable[bytes]]:
     """A body as the file will have it: its octets, and their number.
 
     Raises:
@@ -414,43 +454,22 @@ def _cancellable(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-def _make_path(path: str, durable: bool) -> None:
-    """A directory and the ones above it, 0700 where they are missing."""
-    if os.path.lexists(path):
-        return
-    above = os.path.dirname(path.rstrip("/")) or "/"
-    _make_path(above, durable)
-    fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        _make_directory(fd, os.path.basename(path.rstrip("/")), 0o700)
-        if durable:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
+def _make_folder(root: int, steps: Sequence[str], durable: bool, *, marked: bool) -> None:
+    """What is missing of a mailbox and of the directories above it, with the rights of the root.
 
-
-def _make_directory(dir_fd: int, name: str, mode: int) -> bool:
-    try:
-        os.mkdir(name, 0o700, dir_fd=dir_fd)
-    except FileExistsError:
-        return False
-    if mode != 0o700:
-        fd = os.open(name, files.DIRECTORY, dir_fd=dir_fd)
-        try:
-            os.fchmod(fd, mode)
-        finally:
-            os.close(fd)
-    return True
-
-
-def _make_folder(root: int, directory: str, durable: bool) -> None:
-    """What is missing of a mailbox, with the rights of the root."""
+    `marked`: a folder gets the file that Maildir++ knows its folders by.
+    """
     mode = stat.S_IMODE(os.fstat(root).st_mode) & 0o2777
-    changed = bool(directory) and _make_directory(root, directory, mode)
-    fd = os.open(directory or ".", files.DIRECTORY, dir_fd=root)
-    try:
-        made = [_make_directory(fd, name, mode) for name in ("tmp", "new", "cur")]
-        if directory:
+    with ExitStack() as stack:
+        fd = root
+        for step in steps:
+            changed = disk.make_directory(fd, step, mode)
+            if durable and changed:
+                os.fsync(fd)
+            fd = os.open(step, files.DIRECTORY, dir_fd=fd)
+            stack.callback(os.close, fd)
+        made = [disk.make_directory(fd, name, mode) for name in ("tmp", "new", "cur")]
+        if steps and marked:
             with suppress(FileExistsError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
                 mark = os.open("maildirfolder", flags, mode & 0o666, dir_fd=fd)
@@ -458,10 +477,6 @@ def _make_folder(root: int, directory: str, durable: bool) -> None:
                 os.close(mark)
         if durable and any(made):
             os.fsync(fd)
-        if durable and changed:
-            os.fsync(root)
-    finally:
-        os.close(fd)
 
 
 def _count_quota(root: str, octets: int, count: int) -> None:

@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import socket
-import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,13 +26,16 @@ from aimport.errors import (
     SourceMissing,
 )
 from aimport.model import MessageKey
-from aimport.stores.files import DIRECTORY, FILE, open_file, read_all, translated
-from aimport.stores.maildir.names import Layout, key_of, parse_keywords, printable, split_name
+from aimport.names import printable
+from aimport.stores.files import DIRECTORY, FILE, on_disk, read_control, translated
+from aimport.stores.maildir.names import Layout, courier_words, key_of, parse_courier_list, parse_keywords, split_name
 
 logger = logging.getLogger(__name__)
 
 UIDLIST: Final = "dovecot-uidlist"
 KEYWORDS: Final = "dovecot-keywords"
+COURIER_UIDS: Final = "courierimapuiddb"
+COURIER_KEYWORDS: Final = "courierimapkeywords"
 MAX_UIDLIST: Final = 64 << 20
 MAX_SMALL: Final = 1 << 20
 LOCK_STALE_S: Final = 120.0
@@ -100,16 +102,15 @@ def open_folder(layout: Layout, directory: str) -> Folder:
         OSError: the directory cannot be opened, or one in it for another reason than not being there.
         SourceMissing, AccessRefused: the root.
     """
-    inbox = not directory
-    path = (layout.inbox or layout.root) if inbox else f"{layout.root}/{directory}"
-    folder = Folder(path=path)
+    folder = Folder(path=layout.place(directory))
     try:
-        if inbox and layout.inbox:
+        if not directory and layout.inbox:
             folder.fd = folder.opened(layout.inbox, None)
         else:
-            root = open_root(layout)
-            folder._stack.callback(os.close, root)
-            folder.fd = root if inbox else folder.opened(_on_disk(directory, root), root)
+            folder.fd = open_root(layout)
+            folder._stack.callback(os.close, folder.fd)
+            for step in layout.steps(directory):
+                folder.fd = folder.opened(on_disk(step, folder.fd), folder.fd)
         for name in ("cur", "new", "tmp"):
             try:
                 setattr(folder, name, folder.opened(name, folder.fd))
@@ -119,7 +120,7 @@ def open_folder(layout: Layout, directory: str) -> Folder:
         folder.control = folder.fd
         if layout.control:
             try:
-                folder.control = folder.opened(f"{layout.control}/{directory or '.INBOX'}", None)
+                folder.control = folder.opened(layout.control_place(directory), None)
             except OSError:
                 folder.control = -1
     except BaseException:
@@ -128,43 +129,9 @@ def open_folder(layout: Layout, directory: str) -> Folder:
     return folder
 
 
-def _on_disk(directory: str, root: int) -> str:
-    """The true name of a directory that is shown with `\\xNN` for octets that are not UTF-8."""
-    if "\\x" in directory:
-        for name in os.listdir(root):
-            if printable(name) == directory:
-                return name
-    return directory
-
-
 def read_small(folder: Folder, name: str, limit: int = MAX_SMALL) -> bytes | None:
-    """A control file; None, with a warning, when it is a link, no file, too large or unreadable.
-
-    Raises:
-        Unavailable: too many open files, or no memory: without it flags would be lost and order changed.
-    """
-    if folder.control < 0:
-        return None
-    try:
-        fd = open_file(name, folder.control)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise translated(error, f"{folder.path}/{name}") from error
-        logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{name}", error.strerror)
-        return None
-    try:
-        status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
-            return read_all(fd, status.st_size)[: limit + 1]
-        logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{name}", "not a file, or too large")
-        return None
-    except OSError as error:
-        logger.warning("file ignored path=%r reason=%s", f"{folder.path}/{name}", error.strerror)
-        return None
-    finally:
-        os.close(fd)
+    """A control file of a folder, as `files.read_control`."""
+    return None if folder.control < 0 else read_control(name, folder.control, folder.path, limit)
 
 
 class Keywords:
@@ -187,6 +154,33 @@ class Keywords:
             self._letters = parse_keywords(read_small(self._folder, KEYWORDS) or b"")
             self._seen = seen
         return self._letters
+
+
+def courier_keywords(folder: Folder) -> dict[str, frozenset[str]]:
+    """Base name (printable) → keywords that Courier keeps in a directory of its own.
+
+    `:list` holds what was gathered, files named as the message what came since (seen of Courier 5.0).
+    """
+    try:
+        fd = os.open(COURIER_KEYWORDS, DIRECTORY, dir_fd=folder.fd)
+    except OSError:
+        return {}
+    path = f"{folder.path}/{COURIER_KEYWORDS}"
+    try:
+        found = parse_courier_list(read_control(":list", fd, path, MAX_UIDLIST) or b"")
+        # `.NUMBER.BASE` are of before `BASE`.
+        for name in sorted(os.listdir(fd), key=lambda name: (not name.startswith("."), name)):
+            base = name[1:].partition(".")[2] if name.startswith(".") else name
+            if name != ":list" and base:
+                data = read_control(name, fd, path, MAX_SMALL)
+                if data is not None:
+                    found[printable(base)] = courier_words(data)
+        return found
+    except OSError as error:
+        logger.warning("file ignored path=%r reason=%s", path, error.strerror)
+        return {}
+    finally:
+        os.close(fd)
 
 
 def scan_once(folder: Folder) -> dict[MessageKey, Place]:
@@ -269,6 +263,36 @@ def _exists(fd: int, name: str) -> bool:
         os.stat(name, dir_fd=fd, follow_symlinks=False)
     except OSError:
         return False
+    return True
+
+
+def make_path(path: str, durable: bool) -> None:
+    """A directory and the ones above it, 0700 where they are missing."""
+    if os.path.lexists(path):
+        return
+    above = os.path.dirname(path.rstrip("/")) or "/"
+    make_path(above, durable)
+    fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        make_directory(fd, os.path.basename(path.rstrip("/")), 0o700)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(dir_fd: int, name: str, mode: int) -> bool:
+    """A directory where there is none; whether it was made."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+    except FileExistsError:
+        return False
+    if mode != 0o700:
+        fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
     return True
 
 
@@ -463,6 +487,15 @@ class GroupSync:
         elif _libc.syncfs(self._fd) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
+
+
+def sync_file(name: str, dir_fd: int) -> None:
+    """Make the octets of a file last."""
+    fd = os.open(name, FILE, dir_fd=dir_fd)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_directories(fds: Sequence[int]) -> None:

@@ -3,7 +3,7 @@
     .Arch.2023/cur/1500000000.M42R9fB7N0.host,S=812,W=840:2,FSa
     └─ mailbox     └─ order, identity (base name)          └─ flags, keywords a-z
 
-The rules are those of Dovecot 2.3 (Maildir++ layout); Courier and plain readers agree on them.
+The rules are those of Dovecot 2.3; Courier and plain readers agree on those of Maildir++.
 """
 
 from __future__ import annotations
@@ -11,18 +11,35 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from aimport.errors import ConfigurationError, MailboxNameInvalid
 from aimport.model import Endpoint, Mailbox, MessageKey
-from aimport.names import INBOX, decode_utf7, encode_utf7, split
+from aimport.names import INBOX, decode_utf7, encode_utf7, printable, split
 
-SEPARATOR: Final = "."
-# Where Dovecot keeps indexes and its own locks changes nothing for us.
-_IGNORED: Final = frozenset({"INDEX", "INDEXPVT", "INDEXCACHE", "LISTINDEX", "VOLATILEDIR", "NO-NOSELECT"})
-_KNOWN: Final = frozenset(
-    {"ALT", "ALTNOCHECK", "BROKENCHAR", "DIRNAME", "FULLDIRNAME", "ITERINDEX", "MAILBOXDIR", "NO-FS-VALIDATION"}
+Kind = Literal["maildir++", "fs", "imapdir"]
+"""Layout of folders: `P/.a.b`, `P/a/b`, `P/a.b`. The INBOX of the last is `P/INBOX`, as any folder (Dovecot, seen)."""
+
+CONTENTS: Final = frozenset({"cur", "new", "tmp"})
+# Where Dovecot keeps indexes and its own locks, and what it checks, changes nothing for us.
+_IGNORED: Final = frozenset(
+    {"ALT", "ALTNOCHECK", "INDEX", "INDEXCACHE", "INDEXPVT", "ITERINDEX", "LISTINDEX", "NO-FS-VALIDATION"}
+    | {"NO-NOSELECT", "VOLATILEDIR"}
 )
+_VALUES: Final = {
+    "INBOX": "inbox",
+    "CONTROL": "control",
+    "SUBSCRIPTIONS": "subscriptions",
+    "MAILBOXDIR": "mailboxdir",
+    "DIRNAME": "dirname",
+    "FULLDIRNAME": "dirname",
+    "BROKENCHAR": "brokenchar",
+}
+_NAMES: Final = ("SUBSCRIPTIONS", "DIRNAME", "FULLDIRNAME")
+_STORE_FILES = re.compile(
+    r"dovecot[.-].*|maildirfolder|maildirsize|courierimap.*|\.\.DOVECOT-.*", re.IGNORECASE | re.DOTALL
+)
+_SHIFTED = re.compile(r"&[A-Za-z0-9+,]*-")
 _ORDER = re.compile(r"(\d*)(?:\.M(\d+))?", re.ASCII)
 _SIZE = re.compile(r",S=(\d+)(?=,|\Z)", re.ASCII)
 _WIRE_SIZE = re.compile(r",W=(\d+)(?=,|\Z)", re.ASCII)
@@ -40,12 +57,23 @@ _SUBSCRIPTIONS_V2: Final = b"V\t2\n\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """One `maildir:` location, understood. `inbox` and `control` are empty when not set."""
+    """One `maildir:` location, understood. What is not set is empty.
+
+    A *directory* here is a mailbox as its folder is named below the root: `.a.b`, `a/b`, `a.b`, or "" for the INBOX
+    where its messages lie in the root itself or in `inbox`. `steps` leads from there to the messages.
+    """
 
     root: str
+    kind: Kind = "maildir++"
     inbox: str = ""
     control: str = ""
     subscriptions: str = "subscriptions"
+    dirname: str = ""
+    """Messages of folder F lie in F/dirname; `full`: control files too."""
+    full: bool = False
+    mailboxdir: str = ""
+    """All folders lie below it, those of `control` too."""
+    brokenchar: str = ""
     utf8: bool = False
 
     @classmethod
@@ -53,60 +81,102 @@ class Layout:
         """Read the location's options.
 
         Raises:
-            ConfigurationError: an option would change where mail lies in a way we do not know.
+            ConfigurationError: an option would change where mail lies in a way we do not know, or Dovecot does not.
         """
         if not endpoint.path:
             raise ConfigurationError("maildir location without a path")
+        kind: Kind = "maildir++"
         found: dict[str, str] = {}
+        full = utf8 = False
         for key, value in endpoint.options:
-            if key in _IGNORED or (key == "LAYOUT" and value.lower() == "maildir++"):
-                continue
-            if key in ("INBOX", "CONTROL", "SUBSCRIPTIONS") and value:
-                found[key.lower()] = value
+            if key == "LAYOUT":
+                kind = _kind(value)
+            elif key in _VALUES:
+                if key in _NAMES and value and not _is_name(value):
+                    raise ConfigurationError(f"maildir location: {key}={value} is not a name of one file")
+                full = full or (key == "FULLDIRNAME" and value != "")
+                if value:
+                    found[_VALUES[key]] = value
             elif key == "UTF-8":
-                continue
-            elif key in _KNOWN or key == "LAYOUT":
-                raise ConfigurationError(f"maildir location: {key}={value} is not yet supported", hint="leave it out")
-            else:
+                utf8 = True
+            elif key not in _IGNORED:
                 raise ConfigurationError(f"maildir location: unknown setting {key}")
-        if "/" in found.get("subscriptions", ""):
-            raise ConfigurationError("maildir location: SUBSCRIPTIONS is a file name without /")
-        return cls(root=endpoint.path, utf8=("UTF-8", "") in endpoint.options, **found)
+        if kind != "fs":
+            if "dirname" in found:
+                raise ConfigurationError(
+                    "maildir location: DIRNAME and FULLDIRNAME are for LAYOUT=fs", hint="add LAYOUT=fs"
+                )
+            found.pop("mailboxdir", "")  # Dovecot makes the directory and does not use it (seen)
+        mailboxdir = found.get("mailboxdir", "").strip("/")
+        if mailboxdir and not all(map(_is_name, mailboxdir.split("/"))):
+            raise ConfigurationError(f"maildir location: MAILBOXDIR={mailboxdir} leads out of the location")
+        if mailboxdir and "dirname" not in found and "inbox" not in found:
+            hint = "add DIRNAME= or INBOX="  # "Mailbox doesn't exist: INBOX" (Dovecot 2.3.19, seen)
+            raise ConfigurationError("maildir location: MAILBOXDIR alone leaves no place for the INBOX", hint=hint)
+        found.update({"mailboxdir": mailboxdir} if mailboxdir else {})
+        return cls(root=endpoint.path, kind=kind, full=full, utf8=utf8, **found)
+
+    @property
+    def separator(self) -> str:
+        return "/" if self.kind == "fs" else "."
 
     def mailbox(self, directory: str) -> Mailbox:
-        """The mailbox whose messages lie in `directory`: "" is the root, otherwise `.a.b`."""
-        if not directory:
-            return Mailbox(path=(INBOX,), separator=SEPARATOR)
+        """The mailbox of a directory that was seen on disk."""
+        if directory == self._inbox():
+            return Mailbox(path=(INBOX,), separator=self.separator)
         shown = printable(directory)
-        name = shown[1:] if self.utf8 else decode_utf7(shown[1:])
-        mailbox = Mailbox(path=split(shown[1:] if name is None else name, SEPARATOR), separator=SEPARATOR)
+        name = shown[1:] if self.kind == "maildir++" else shown
+        levels = split(name, self.separator)
+        decoded = tuple(level if self.utf8 else decode_utf7(level) for level in levels)
+        path = tuple(
+            self._unbroken(level) if unicode is None else unicode
+            for level, unicode in zip(levels, decoded, strict=True)
+        )
+        mailbox = Mailbox(path=path, separator=self.separator)
         # `.INBOX` and `.inbox.x` are names of their own; so are those that are not valid modified UTF-7.
-        same = shown == directory and name is not None and self._derived(mailbox) == directory
-        return mailbox if same else Mailbox(path=mailbox.path, separator=SEPARATOR, native=shown)
+        same = shown == directory and None not in decoded and self._derived(mailbox) == directory
+        return mailbox if same else Mailbox(path=path, separator=self.separator, native=shown)
 
     def directory(self, mailbox: Mailbox) -> str:
-        """The directory of a source mailbox below the root, "" for the INBOX."""
+        """The directory of a source mailbox."""
         return mailbox.native or self._derived(mailbox)
 
+    def leads_out(self, directory: str) -> bool:
+        """True for what is no folder below the root; a name that was given by a query or a journal may be anything."""
+        if not directory:
+            return False
+        if self.kind == "fs":
+            return not all(map(_is_name, directory.split("/")))
+        return not _is_name(directory) or (self.kind == "maildir++" and directory[0] != ".")
+
     def new_directory(self, mailbox: Mailbox) -> str:
-        """The directory of a destination mailbox below the root, as Dovecot would accept it.
+        """The directory of a destination mailbox, as Dovecot would accept it.
 
         Raises:
-            MailboxNameInvalid: Maildir++ cannot hold the name.
+            MailboxNameInvalid: this layout cannot hold the name.
         """
         wrong = ""
         for level in mailbox.path:
             if not level:
                 wrong = "has an empty level"
-            elif "/" in level or SEPARATOR in level:
-                wrong = "has / or . inside a level"
+            elif "/" in level or self.separator in level:
+                wrong = "has / inside a level" if self.separator == "/" else "has / or . inside a level"
             elif any(char < " " for char in level):
                 wrong = "has a control character"
+            elif self.kind == "fs" and (level in CONTENTS or level in (".", "..", self.dirname)):
+                wrong = f"has a level {level}, which is a directory of the store"
         if mailbox.path[:1] == () or mailbox.path[0].startswith("~"):
             wrong = "is empty or starts with ~"
+        elif self.kind != "maildir++" and (
+            _STORE_FILES.fullmatch(mailbox.path[0])
+            or mailbox.path[0] in (self.subscriptions, f"{self.subscriptions}.lock")
+            or (self.kind == "imapdir" and mailbox.path[0] in CONTENTS)
+        ):
+            wrong = f"begins with {mailbox.path[0]}, which is a file of the store"
         try:
             directory = self._derived(mailbox)
-            if len(directory.encode()) > 255:
+            longest = directory.split("/") if self.kind == "fs" else (directory,)
+            if max(len(name.encode()) for name in longest) > 255:
                 wrong = "is longer than 255 octets"
         except ValueError:
             wrong = "is not valid Unicode"
@@ -114,19 +184,80 @@ class Layout:
             raise MailboxNameInvalid(f"mailbox {mailbox.name!r}: the name {wrong}", code="CANNOT")
         return directory
 
+    def steps(self, directory: str) -> tuple[str, ...]:
+        """The directories to go through from the root to the messages; none: they lie in the root, or in `inbox`."""
+        if not directory:
+            return ()
+        if self.kind != "fs":
+            return (directory,)
+        above = tuple(self.mailboxdir.split("/")) if self.mailboxdir else ()
+        return (*above, *directory.split("/"), *((self.dirname,) if self.dirname else ()))
+
+    def place(self, directory: str) -> str:
+        """The path of a mailbox's messages, for people."""
+        if not directory:
+            return self.inbox or self.root
+        return "/".join((self.root, *self.steps(directory)))
+
+    def control_place(self, directory: str) -> str:
+        """Where the control files of a mailbox lie when `control` is set."""
+        name = directory or (".INBOX" if self.kind == "maildir++" else INBOX)
+        parts = (self.control, self.mailboxdir, name, self.dirname if self.full else "")
+        return "/".join(filter(None, parts))
+
+    def _inbox(self) -> str:
+        """The directory of the INBOX."""
+        in_root = self.kind == "maildir++" or (self.kind == "fs" and not self.dirname and not self.mailboxdir)
+        return "" if self.inbox or in_root else INBOX
+
     def _derived(self, mailbox: Mailbox) -> str:
-        return "" if mailbox.path == (INBOX,) else "." + SEPARATOR.join(map(self.level, mailbox.path))
+        if mailbox.path == (INBOX,):
+            return self._inbox()
+        name = self.separator.join(map(self.level, mailbox.path))
+        return f".{name}" if self.kind == "maildir++" else name
 
     def level(self, level: str) -> str:
         """One level of a name as it stands on disk."""
         return level if self.utf8 else encode_utf7(level)
 
+    def _unbroken(self, level: str) -> str:
+        """A level that is no modified UTF-7: as it is, or with what does not decode as BROKENCHAR and hex digits."""
+        if not self.brokenchar:
+            return level
+        parts = []
+        at = 0
+        while at < len(level):
+            shifted = _SHIFTED.match(level, at)
+            decoded = decode_utf7(shifted[0]) if shifted else None
+            if shifted and decoded is not None:
+                parts.append(decoded)
+                at = shifted.end()
+                continue
+            octet = re.match(r"\\x([0-9a-f]{2})", level[at:])
+            if octet:
+                parts.append(f"{self.brokenchar}{octet[1]}")
+                at += 4
+                continue
+            broken = level[at] in ("&", self.brokenchar)
+            parts.append(f"{self.brokenchar}{ord(level[at]):02x}" if broken else level[at])
+            at += 1
+        return "".join(parts)
 
-def printable(name: str) -> str:
-    """A file name as text that can be stored and shown: octets that are not UTF-8 become `\\xNN`."""
-    if name.isascii():
-        return name
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+def _kind(layout: str) -> Kind:
+    match layout.lower():
+        case "maildir++":
+            return "maildir++"
+        case "fs":
+            return "fs"
+        case "imapdir":
+            return "imapdir"
+    raise ConfigurationError(f"maildir location: LAYOUT={layout} is not yet supported", hint="Maildir++, fs or imapdir")
+
+
+def _is_name(name: str) -> bool:
+    """One step of a path, and no way up."""
+    return bool(name) and "/" not in name and name not in (".", "..") and "\0" not in name
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -188,6 +319,24 @@ def format_keywords(letters: Mapping[str, str]) -> bytes:
     return "".join(f"{ord(letter) - ord('a')} {letters[letter]}\n" for letter in sorted(letters)).encode()
 
 
+def parse_courier_list(data: bytes) -> dict[str, frozenset[str]]:
+    """Base name (printable) → keywords of a `courierimapkeywords/:list`: names, an empty line, `BASE:INDEX INDEX`."""
+    names, _, lines = data.decode("utf-8", "backslashreplace").partition("\n\n")
+    words = names.split("\n")
+    found = {}
+    for line in lines.split("\n"):
+        base, colon, indexes = line.rpartition(":")
+        if colon:
+            numbers = (int(index) for index in indexes.split() if index.isascii() and index.isdecimal())
+            found[base] = frozenset(words[number] for number in numbers if number < len(words) and words[number])
+    return found
+
+
+def courier_words(data: bytes) -> frozenset[str]:
+    """Keywords of one message, a line each."""
+    return frozenset(filter(None, data.decode("utf-8", "backslashreplace").split("\n")))
+
+
 def parse_uidlist(data: bytes) -> dict[str, int]:
     """Base name (printable) → UID of a `dovecot-uidlist` of version 3 or 1. A torn last line is not there.
 
@@ -234,11 +383,11 @@ def message_guids(data: bytes) -> dict[str, str]:
     return found
 
 
-def with_subscription(data: bytes | None, levels: tuple[str, ...]) -> bytes | None:
+def with_subscription(data: bytes | None, levels: tuple[str, ...], separator: str) -> bytes | None:
     """The `subscriptions` file with one more mailbox, None when it is there already.
 
     A new file is written as Dovecot writes it today (version 2: levels separated by TAB); an
-    old one keeps version 1 (levels separated by `.`).
+    old one keeps version 1 (levels separated by `separator`, the layout's own).
 
     Raises:
         ValueError: a version that we do not know.
@@ -247,7 +396,7 @@ def with_subscription(data: bytes | None, levels: tuple[str, ...]) -> bytes | No
         data = _SUBSCRIPTIONS_V2
     if data.startswith(b"V\t") and not data.startswith(b"V\t2\n"):
         raise ValueError("unknown version of the subscriptions file")
-    line = ("\t" if data.startswith(b"V\t2\n") else SEPARATOR).join(levels).encode()
+    line = ("\t" if data.startswith(b"V\t2\n") else separator).join(levels).encode()
     if line in data.split(b"\n"):
         return None
     return data + (b"" if data.endswith(b"\n") else b"\n") + line + b"\n"

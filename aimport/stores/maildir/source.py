@@ -18,7 +18,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from anyio import from_thread, to_thread
@@ -27,32 +26,30 @@ from aimport.errors import MailboxError
 from aimport.flags import from_letters
 from aimport.model import (
     PIECE_OCTETS,
-    STREAM_OCTETS,
-    Body,
     ConnectionLimits,
     Endpoint,
     Mailbox,
     Message,
     MessageKey,
+    Original,
     Selection,
     Unreadable,
 )
-from aimport.names import INBOX
-from aimport.octets import has_header, wire_size
+from aimport.names import INBOX, printable
+from aimport.octets import has_header, pieces_of, wire_size
 from aimport.query.facts import ONE_BY_ONE, STAGES, Fact, Facts
 from aimport.query.terms import ALL, Term
 from aimport.selecting import sift
-from aimport.spool import FileBody
-from aimport.stores import files
+from aimport.stores import content, files, inflate
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
+    CONTENTS,
     Layout,
     mailbox_guid,
     message_guids,
     next_uid,
     order,
     parse_uidlist,
-    printable,
     size_in,
     split_name,
     wire_size_in,
@@ -66,12 +63,13 @@ HEADER_OCTETS: Final = 4096
 """Read at first for a header; nine in ten are shorter."""
 LISTED: Final = STAGES[0]
 _TRIES: Final = 20
+_ENCRYPTED: Final = b"CRYPTED\x03\x07"
 
 T = TypeVar("T")
 
 
 class MaildirSource:
-    """One account in a Maildir++ tree."""
+    """One account in a tree of Maildir folders."""
 
     host = ""
 
@@ -96,7 +94,7 @@ class MaildirSelection(Selection):
 
 
 class MaildirSourceSession:
-    """Reads one Maildir++ tree."""
+    """Reads one tree of Maildir folders."""
 
     limits = ConnectionLimits()
 
@@ -137,24 +135,97 @@ class MaildirSourceSession:
 def _list(layout: Layout) -> list[Mailbox]:
     root = disk.open_root(layout)
     try:
-        directories = [""] if _holds_messages(layout.inbox or ".", root) else []
-        with os.scandir(root) as entries:
-            for entry in entries:
-                if not entry.name.startswith(".") or entry.name == "..DOVECOT-TRASHED":
-                    continue
-                if entry.is_symlink():
-                    # An alias of a sibling brings nothing of its own (as Dovecot); any other is not
-                    # followed, and is listed so that `select` fails it: nothing is lost silently.
-                    if "/" in os.readlink(entry.name, dir_fd=root).rstrip("/") and _is_mailbox(entry.name, root):
-                        directories.append(entry.name)
-                elif entry.is_dir(follow_symlinks=False) and _holds_messages(entry.name, root):
-                    directories.append(entry.name)
+        inbox = layout.mailbox("")
+        directories = [""] if inbox.path == (INBOX,) and _holds_messages(layout.inbox or ".", root) else []
+        if layout.kind == "fs":
+            directories += _tree(layout, root)
+        else:
+            directories += _flat(layout, root)
     except OSError as error:
         raise files.translated(error, layout.root, wide=True) from error
     finally:
         os.close(root)
     mailboxes = [layout.mailbox(directory) for directory in directories]
     return sorted(mailboxes, key=lambda mailbox: (mailbox.path != (INBOX,), mailbox.path, mailbox.native))
+
+
+def _flat(layout: Layout, root: int) -> Iterator[str]:
+    """Folders of a layout that has all of them side by side."""
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if (layout.kind == "maildir++") != entry.name.startswith(".") or entry.name == "..DOVECOT-TRASHED":
+                continue
+            if layout.kind == "imapdir" and entry.name in CONTENTS:
+                continue
+            if entry.is_symlink():
+                if _is_foreign(entry.name, root):
+                    yield entry.name
+            elif entry.is_dir(follow_symlinks=False) and _holds_messages(entry.name, root):
+                yield entry.name
+
+
+def _tree(layout: Layout, root: int) -> Iterator[str]:
+    """Folders of LAYOUT=fs, however deep; one whose turn has come is open, with those above it."""
+    above = _below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
+    if above < 0:
+        return
+    stack: list[tuple[int, str, Iterator[str]]] = [(above, "", iter(_names(above)))]
+    try:
+        while stack:
+            fd, directory, names = stack[-1]
+            name = next(names, None)
+            if name is None:
+                os.close(stack.pop()[0])
+                continue
+            if name in CONTENTS or name == layout.dirname or name.upper().startswith("..DOVECOT-TRASH"):
+                continue
+            deeper = f"{directory}/{name}" if directory else name
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                if _is_foreign(name, fd):
+                    yield deeper
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                continue
+            if _holds_messages(f"{name}/{layout.dirname}" if layout.dirname else name, fd):
+                yield deeper
+            try:
+                below = os.open(name, files.DIRECTORY, dir_fd=fd)
+            except PermissionError:
+                continue  # listed above: `select` says so
+            stack.append((below, deeper, iter(_names(below))))
+    finally:
+        for fd, _, _ in stack:
+            os.close(fd)
+
+
+def _names(fd: int) -> list[str]:
+    """Names in a directory, closed again: a deep tree has one descriptor a level and no more."""
+    from_thread.check_cancelled()
+    with os.scandir(fd) as entries:
+        return sorted(entry.name for entry in entries if entry.is_symlink() or entry.is_dir(follow_symlinks=False))
+
+
+def _below(steps: Sequence[str], root: int) -> int:
+    """The directory at the end of these steps; -1 when there is none."""
+    fd = os.dup(root)
+    for step in steps:
+        above = fd
+        try:
+            fd = os.open(step, files.DIRECTORY, dir_fd=above)
+        except FileNotFoundError:
+            return -1
+        finally:
+            os.close(above)
+    return fd
+
+
+def _is_foreign(link: str, above: int) -> bool:
+    """Whether a link is to be listed: an alias of a sibling brings nothing of its own (as Dovecot).
+
+    Any other is not followed, and is listed so that `select` fails it: nothing is lost silently.
+    """
+    return "/" in os.readlink(link, dir_fd=above).rstrip("/") and _is_mailbox(link, above)
 
 
 def _holds_messages(directory: str, root: int) -> bool:
@@ -181,11 +252,11 @@ def _is_mailbox(link: str, root: int) -> bool:
 def _open(layout: Layout, mailbox: Mailbox) -> disk.Folder:
     directory = layout.directory(mailbox)
     try:
-        if directory and (directory[0] != "." or "/" in directory or directory in (".", "..")):
+        if layout.leads_out(directory):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return disk.open_folder(layout, directory)
     except OSError as error:
-        raise files.translated(error, f"{layout.root}/{directory}") from error
+        raise files.translated(error, layout.place(directory)) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +304,8 @@ def _listed(layout: Layout, mailbox: Mailbox) -> Listing:
 
 def _uids(folder: disk.Folder) -> tuple[bytes, dict[str, int]]:
     data = disk.read_small(folder, disk.UIDLIST, disk.MAX_UIDLIST)
+    if data is None:
+        data = disk.read_small(folder, disk.COURIER_UIDS, disk.MAX_UIDLIST)
     if data is None:
         return b"", {}
     try:
@@ -294,7 +367,7 @@ class MaildirShelf:
         if Fact.UID in facts:
             seen.uids = self._uids()
         if Fact.FLAGS in facts:
-            seen.flags = self._flags(reader.letters())
+            seen.flags = self._flags(reader)
         if Fact.GUID in facts:
             guids = message_guids(self._listing.uidlist)
             bases = [key.partition("/")[0] for key in self._selection.keys]
@@ -321,15 +394,17 @@ class MaildirShelf:
             uids.append(uid)
         return uids
 
-    def _flags(self, letters: dict[str, str]) -> list[frozenset[str]]:
+    def _flags(self, reader: _Reader) -> list[frozenset[str]]:
         """Of the names seen by listing. A local store does not know which were seen before: all are recent."""
+        letters = reader.letters()
         known: dict[str, frozenset[str]] = {}
         flags = []
-        for hint in self._selection.hints:
+        for key, hint in zip(self._selection.keys, self._selection.hints, strict=True):
             given = known.get(hint)
             if given is None:
                 given = known[hint] = from_letters(split_name(f"-{hint[1:]}")[1], letters) | {"\\Recent"}
-            flags.append(given)
+            more = reader.keywords_of(key.partition("/")[0])
+            flags.append(given | more if more else given)
         return flags
 
     def _dates(self, reader: _Reader, places: Sequence[int]) -> Facts:
@@ -361,6 +436,7 @@ class _Reader:
         """A large message that was opened when its turn had not come."""
         try:
             self._keywords = disk.Keywords(self._folder)
+            self._courier = disk.courier_keywords(self._folder)
             self._places: dict[MessageKey, disk.Place] | None = None
             """Where the files are, once a hint was wrong."""
             self._fresh = False  # scanned in this hop
@@ -424,6 +500,10 @@ class _Reader:
         """Octets with every line end as CRLF; None: it cannot be read."""
         return self._each(wanted, _wire_size)
 
+    def keywords_of(self, base: str) -> frozenset[str]:
+        """Those that Courier has given the message with this base name."""
+        return self._courier.get(base, frozenset()) if self._courier else frozenset()
+
     def _each(self, wanted: Sequence[tuple[MessageKey, Hint]], act: Callable[[int, str], T]) -> list[T | None]:
         with files.READ_TURNS as turns:
             began = time.monotonic()
@@ -438,8 +518,13 @@ class _Reader:
             return found
 
     def _read(self, key: MessageKey, hint: Hint, letters: dict[str, str]) -> Message | Unreadable:
-        path = self._folder.path
-        return self._found(key, hint, lambda fd, name: _read_file(key, fd, name, letters, path))
+        def act(fd: int, name: str) -> Message:
+            base, info = split_name(name)
+            flags = from_letters(info, letters) | self.keywords_of(base)
+            part = "new" if fd == self._folder.new else "cur"
+            return _read_file(key, fd, name, flags, f"{self._folder.path}/{part}")
+
+        return self._found(key, hint, act)
 
     def _found(self, key: MessageKey, hint: Hint, act: Callable[[int, str], T]) -> T | Unreadable:
         """Does something with one message under the name that it has now.
@@ -481,26 +566,29 @@ class _Reader:
             raise MailboxError(f"{self._folder.path}: {error.strerror}") from error
 
 
-def _read_file(key: MessageKey, dir_fd: int, name: str, letters: dict[str, str], path: str) -> Message:
-    """A message; one above `STREAM_OCTETS` keeps its file open. `path` is that of the folder."""
-    fd = files.open_file(name, dir_fd)
-    body: Body | None = None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        if status.st_size > STREAM_OCTETS:
-            body = FileBody(fd, name=f"{path}/{printable(name)}")
-        else:
-            body = files.read_all(fd, status.st_size)
-    finally:
-        if not isinstance(body, FileBody):  # which owns it now
-            os.close(fd)
+def _read_file(key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], path: str) -> Message:
+    """A message; one above `STREAM_OCTETS` keeps its file open. `path` is that of its directory."""
+    path = f"{path}/{name}"
+    body, status, compressed = content.read_file(files.open_file(name, dir_fd), printable(path))
+    if isinstance(body, bytes) and body.startswith(_ENCRYPTED):
+        raise OSError(errno.EIO, "it is encrypted (mail_crypt)")
+    original = None
+    if not compressed:
+        original = Original(
+            path,
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            stat.S_IMODE(status.st_mode),
+            status.st_uid,
+        )
     return Message(
         key=key,
-        flags=from_letters(split_name(name)[1], letters),
-        internal_date=_date(status.st_mtime_ns // 1_000_000_000, name),
+        flags=flags,
+        internal_date=files.date_of(status.st_mtime_ns // 1_000_000_000, name),
         body=body,
+        original=original,
     )
 
 
@@ -524,20 +612,29 @@ def _read_header(dir_fd: int, name: str) -> bytes:
     """As much of a message as its header needs."""
     with _regular(dir_fd, name) as fd:
         head = os.read(fd, HEADER_OCTETS)
-        while not has_header(head) and (more := os.read(fd, len(head))):
-            head += more
-        return head
+        if inflate.format_of(head[: inflate.HEAD]) is None:
+            while not has_header(head) and (more := os.read(fd, len(head))):
+                head += more
+            return head
+    head = b""
+    for piece in _decompressed(dir_fd, name):
+        head += piece
+        if has_header(head):
+            break
+    return head
+
+
+def _decompressed(dir_fd: int, name: str) -> Iterator[bytes]:
+    body, _, _ = content.read_file(files.open_file(name, dir_fd), printable(name))
+    try:
+        yield from pieces_of(body)
+    finally:
+        if not isinstance(body, bytes):
+            body.close()
 
 
 def _wire_size(dir_fd: int, name: str) -> int:
     with _regular(dir_fd, name) as fd:
-        return wire_size(iter(lambda: os.read(fd, PIECE_OCTETS), b""))
-
-
-def _date(seconds: int, name: str) -> datetime:
-    """Received date from an mtime; years that have no date become the nearest that have one."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):
-        logger.warning("date out of range name=%r mtime=%d", name, seconds)
-        return (datetime.min if seconds < 0 else datetime.max.replace(microsecond=0)).replace(tzinfo=UTC)
+        if inflate.format_of(os.pread(fd, inflate.HEAD, 0)) is None:
+            return wire_size(iter(lambda: os.read(fd, PIECE_OCTETS), b""))
+    return wire_size(_decompressed(dir_fd, name))
