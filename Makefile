@@ -48,10 +48,12 @@ soak: servers
 bench: servers
 	@$(BIN)/python -m bench
 	@$(BIN)/python -m bench.growth
+	@$(BIN)/python -m bench.journal_cost
 
 bench-quick: servers
 	@$(BIN)/python -m bench --quick
 	@$(BIN)/python -m bench.growth --quick
+	@$(BIN)/python -m bench.journal_cost --rounds 1 --messages 250
 
 clean:
 	@rm -rf .venv .venv-bootstrap .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

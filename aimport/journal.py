@@ -1030,7 +1030,9 @@ class _WriterThread:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._queue: queue.SimpleQueue[_Op | None] = queue.SimpleQueue()
+        # Not SimpleQueue: up to Python 3.12 its `get(timeout)` waits for ever when the time is over before it looks,
+        # as on a busy machine it may be (seen: once in about a hundred thousand commits).
+        self._queue: queue.Queue[_Op | None] = queue.Queue()
         self.put = self._queue.put
         self._thread = threading.Thread(target=self._work, name=f"journal {journal.run}", daemon=True)
         self._thread.start()

@@ -85,7 +85,7 @@ def run_route(site: Site, corpus: Corpus, route: Route, rounds: int, only: str =
     for number in range(rounds):
         first = number % max(1, len(taking_part))
         for contender in (*taking_part[first:], *taking_part[:first]):
-            done = run_trial(site, corpus, route, contender, number)
+            done = run_trial(site, corpus, route, contender, number, place=CONTENDERS.index(contender))
             figures[contender.name].append(done)
             rate = f"{corpus.messages / done.seconds:7.0f} messages/s"
             _say(f"{route}, round {number}, {contender.name}: {rate}{' WRONG: ' if done.wrong else ''}{done.wrong}")
@@ -97,11 +97,19 @@ def run_route(site: Site, corpus: Corpus, route: Route, rounds: int, only: str =
     )
 
 
-def run_trial(site: Site, corpus: Corpus, route: Route, contender: Contender, number: int) -> Round:
-    """One contender, once: fresh names, a warm source, a quiet disk; then what has arrived is counted."""
-    name = f"{route}-{number}-{CONTENDERS.index(contender)}"
-    folder = site.work / "trials" / name
+def folder_of(site: Site, route: Route, number: int, place: int) -> Path:
+    """Where a trial writes what is no mail."""
+    return site.work / "trials" / f"{route}-{number}-{place}"
+
+
+def run_trial(site: Site, corpus: Corpus, route: Route, contender: Contender, number: int, *, place: int) -> Round:
+    """One contender, once: fresh names, a warm source, a quiet disk; then what has arrived is counted.
+
+    `place` is the contender's among all of the round.
+    """
+    folder = folder_of(site, route, number, place)
     folder.mkdir(parents=True)
+    name = folder.name
     trial = Trial(site=site, route=route, users=tuple(f"{name}-{user}" for user in corpus.accounts), folder=folder)
     for account, user in zip(corpus.accounts, trial.users, strict=True):
         link_account(corpus.root / account, trial.maildir("source", user), site.owner)

@@ -113,7 +113,7 @@ class Contender:
         return self.wants(site, route)
 
 
-def _aimport(*options: str) -> Callable[[Trial], list[Command]]:
+def aimport(*options: str) -> Callable[[Trial], list[Command]]:
     """One process for all users, everything but `options` at its defaults."""
     return lambda trial: _aimport_commands(trial, options)
 
@@ -257,8 +257,8 @@ def _wants_isync(site: Site, _: Route) -> str:
 
 _COPIED: Final = _doveadm("maildir_copy_with_hardlinks=no")
 CONTENDERS: Final = (
-    Contender(name=AIMPORT, commands=_aimport(), wants=_takes_part),
-    Contender(name=AIMPORT_4, commands=_aimport("--users", "4"), wants=_wants_maildir_to_imap),
+    Contender(name=AIMPORT, commands=aimport(), wants=_takes_part),
+    Contender(name=AIMPORT_4, commands=aimport("--users", "4"), wants=_wants_maildir_to_imap),
     Contender(name=FLOOR, commands=_floor, wants=_wants_maildir_to_imap),
     Contender(name="doveadm import, 1 at a time", commands=_COPIED, wants=_wants_doveadm),
     Contender(name="doveadm import, 2 at a time", commands=_COPIED, at_once=2, wants=_wants_doveadm),

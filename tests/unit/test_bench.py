@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from aimport import octets
-from bench import baseline, client_cpu, dbox, floor, growth, table
+from bench import baseline, client_cpu, dbox, floor, growth, journal_cost, table
 from bench.__main__ import main
 from bench.answers import KINDS, SELECTION, Answer
 from bench.corpus import link_account, message_files, write_corpus
@@ -368,6 +368,35 @@ def test_tables_go_between_the_marks_of_a_page_and_replace_what_was_there() -> N
     assert table.put_into(once, "new\n") == once
     with pytest.raises(ValueError, match="bench:begin"):
         table.put_into("a page without marks", "new")
+
+
+def trial(seconds: float, cpu_s: float, wrong: str = "") -> Round:
+    return Round(
+        round=0, seconds=seconds, client_cpu_s=cpu_s, server_cpu_s=0, peak_rss_mib=0, arrived=1000, wrong=wrong
+    )
+
+
+def test_what_the_journal_costs_is_told_of_the_rounds_that_count() -> None:
+    pairs = [
+        journal_cost.Pair(journal=trial(1.0, 0.30), bare=trial(0.9, 0.25), octets=60_000),
+        journal_cost.Pair(journal=trial(1.0, 0.30), bare=trial(1.0, 0.29), octets=50_000),
+        journal_cost.Pair(journal=trial(9.0, 9.0, wrong="lost"), bare=trial(0.1, 0.1), octets=1),
+    ]
+    assert journal_cost.told(pairs, 1000) == [
+        "rounds that count: 2 of 3, 1000 messages each",
+        "throughput, of that without a journal: 0.950 (0.900 to 1.000) (goal: 0.95 or more)",
+        "client CPU for the journal, us/message: 30.0 (10.0 to 50.0)",
+        "disk, octets/message: 55.0 (50.0 to 60.0) (goal: below 100)",
+    ]
+    assert "no figure" in journal_cost.told(pairs[2:], 1000)[1]
+
+
+def test_the_cost_of_the_journal_is_measured_on_real_imports(capsys: pytest.CaptureFixture[str]) -> None:
+    servers.find("dovecot")
+    assert journal_cost.main(["--users", "2", "--messages", "30", "--rounds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "rounds that count: 1 of 1, 60 messages each" in out
+    assert float(out.rpartition("octets/message: ")[2].split()[0]) > 0
 
 
 def logged_in(server: NullServer, user: str) -> imaplib.IMAP4:
