@@ -26,6 +26,9 @@ Uid = NewType("Uid", int)
 
 Security = Literal["tls", "starttls", "none"]
 
+Order = Literal["stored", "newest", "oldest"]
+"""Of the messages of a mailbox: as the store has them, or by when they were received."""
+
 STREAM_OCTETS: Final = 4 * 1024 * 1024  # arbitrary
 """A body above this is a `LargeBody`."""
 

@@ -135,13 +135,15 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         stores=Stores(fsync=call.fsync),
         journal=journal,
         query=plan.query,
+        first=plan.first,
+        order=call.request.order,
         limits=call.limits,
         subscribe=call.request.subscribe,
         repair=call.repair,
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
-        ending = await local.run_plan(_left(plan, done), run, progress=progress.choose(call.progress))
+        ending = await local.run_plan(_Left(plan, done), run, progress=progress.choose(call.progress))
         results = list(journal.results())
         finished = (
             not ending.stopped
@@ -177,11 +179,15 @@ def _with_failure(code: int, failure: AimportError) -> int:
     return code if code in (70, 130) else failure.exit_code
 
 
-def _left(plan: Plan, done: set[str]) -> Iterator[UserJob]:
-    """Jobs of the users that are not done. A changed user list is found out here."""
-    for job in jobs(plan):
-        if job.user not in done:
-            yield job
+class _Left:
+    """Jobs of the users that are not done, as often as asked for. A changed user list is found out here."""
+
+    def __init__(self, plan: Plan, done: set[str]) -> None:
+        self._plan = plan
+        self._done = done
+
+    def __iter__(self) -> Iterator[UserJob]:
+        return (job for job in jobs(self._plan) if job.user not in self._done)
 
 
 def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> None:

@@ -34,6 +34,7 @@ from aimport.model import (
     Mailbox,
     Message,
     MessageKey,
+    Order,
     Selection,
     Unreadable,
 )
@@ -41,7 +42,7 @@ from aimport.names import INBOX
 from aimport.octets import has_header, wire_size
 from aimport.query.facts import ONE_BY_ONE, STAGES, Fact, Facts
 from aimport.query.terms import ALL, Term
-from aimport.selecting import sift
+from aimport.selecting import pick
 from aimport.spool import FileBody
 from aimport.stores import files
 from aimport.stores.maildir import disk
@@ -106,11 +107,11 @@ class MaildirSourceSession:
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return await to_thread.run_sync(_list, self._layout)
 
-    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+    async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         listing = await to_thread.run_sync(_listed, self._layout, mailbox)
-        if term == ALL:
+        if term == ALL and order == "stored":
             return listing.selection
-        return listing.only(await sift(term, MaildirShelf(self._layout, listing)))
+        return listing.only(await pick(term, order, MaildirShelf(self._layout, listing)))
 
     async def messages(
         self, selection: Selection, *, skip: Container[str]
