@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "aimport"
 PURE = {"model", "flags", "names", "octets", "errors", "repair"}
 WITHOUT_IO = {"imap.auth", "imap.fragments", "imap.responses", "imap.commands", "imap.answers", "reconcile"}
+WITHOUT_IO |= {f"query.{file.stem}" for file in (ROOT / "query").glob("*.py")} | {"stores.imap.search"}
 ONLY_IN = {
     "aioimaplib": {"imap.client"},
     "click": {"cli"},
