@@ -19,7 +19,7 @@ from aimport.errors import AimportError, ConnectionLost, Unavailable
 from aimport.interfaces import Destination, Source
 from aimport.journal import Journal, LaneLog, UserLog
 from aimport.limits import ByteBudget, HostLimits, Limits
-from aimport.model import Endpoint, Mailbox, MessageKey, Selection, UserJob
+from aimport.model import Endpoint, Mailbox, MessageKey, Order, Selection, UserJob
 from aimport.query.query import Query
 from aimport.tally import Counters
 
@@ -43,6 +43,9 @@ class Run:
     stores: Stores
     journal: Journal
     query: Query
+    first: Sequence[Query] = ()
+    """`--first`: each goes over all users before the next; what else `query` selects comes last."""
+    order: Order = "stored"
     limits: Limits = field(default_factory=Limits)
     subscribe: bool = False
     skip_existing: bool = False
@@ -54,6 +57,12 @@ class Run:
     """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
     gave_up: bool = False
     """Set when `--max-errors` was reached: users remain that were not begun."""
+    turn: int = field(init=False, default=0)
+    """Which of `first` is under way; their number: the rest."""
+    ended: set[str] = field(init=False, default_factory=set)
+    """Users who are not worth a further turn."""
+    refused: dict[tuple[str, str, str], set[str]] = field(init=False, default_factory=dict)
+    """By user, source and destination mailbox: keys that were rejected in an earlier turn."""
     budget: ByteBudget = field(init=False)
     hosts: HostLimits = field(init=False)
 
@@ -62,6 +71,15 @@ class Run:
     def alone(self, identity: str) -> anyio.Lock:
         """Held while an account is written: two lines of a list may share one under different parents."""
         return self._accounts.setdefault(identity, anyio.Lock())
+
+    @property
+    def last_turn(self) -> bool:
+        return self.turn == len(self.first)
+
+    @property
+    def selected(self) -> Query:
+        """What this turn is about."""
+        return self.query if self.last_turn else self.query.also(self.first[self.turn])
 
     def __post_init__(self) -> None:
         self.budget = ByteBudget(self.limits.max_memory)

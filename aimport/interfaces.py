@@ -16,6 +16,7 @@ from aimport.model import (
     ConnectionLimits,
     Mailbox,
     Message,
+    Order,
     Outcome,
     Position,
     Selection,
@@ -47,11 +48,11 @@ class SourceSession(Protocol):
         """
         ...
 
-    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
-        """Keys and sizes of the messages that `term` selects, in stored order (ascending UID for IMAP).
+    async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
+        """Keys and sizes of the messages that `term` selects; stored order is ascending UID for IMAP.
 
         What the listing shows decides first; headers and bodies are read only where the term asks
-        for them and nothing cheaper has decided (`selecting.sift`). `term` names no mailbox (`Query.of`).
+        for them and nothing cheaper has decided (`selecting.pick`). `term` names no mailbox (`Query.of`).
 
         Raises:
             MailboxError: the mailbox cannot be read; others may still be.
@@ -62,7 +63,7 @@ class SourceSession(Protocol):
     def messages(
         self, selection: Selection, *, skip: Container[str]
     ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
-        """The selected messages in order, in lists of 1 to 64 and about 1 MiB.
+        """The selected messages in the order of the selection, in lists of 1 to 64 and about 1 MiB.
 
         Keys in `skip` are passed over without reading bodies; every other key of the selection
         comes exactly once, as `Message` or as `Unreadable`. Leave early with `aclosing`.

@@ -28,6 +28,8 @@ Security = Literal["tls", "starttls", "none"]
 
 Dated = Literal["", "name", "received", "date", "mtime"]
 """What an INTERNALDATE was taken from where the source keeps none (`aimport.dates`); "": it is the source's own."""
+Order = Literal["stored", "newest", "oldest"]
+"""Of the messages of a mailbox: as the store has them, or by when they were received."""
 
 STREAM_OCTETS: Final = 4 * 1024 * 1024  # arbitrary
 """A body above this is a `LargeBody`."""

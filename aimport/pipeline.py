@@ -15,7 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 import anyio
@@ -51,6 +51,7 @@ from aimport.limits import LOGINS_REFUSED
 from aimport.model import (
     Mailbox,
     MessageKey,
+    Order,
     Position,
     Rejected,
     Selection,
@@ -109,6 +110,12 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
         logger.error("user ended by a bug user=%s error=%s", job.user, type(bug).__name__)
         logger.debug("trace user=%s", job.user, exc_info=error)
     result = _result(job, account, failure, bug, run, seams.monotonic() - began)
+    if _has_more(result, account, run):
+        result = replace(result, status="stopped", error="not all is done yet; run `aimport resume`")
+        run.counters.user_rests(job.user)
+        with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+            await run.journal.finish_user(job.user, result)
+        return result
     with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
         await run.journal.finish_user(job.user, result)
     if failure is not None and failure.scope is Scope.RUN:
@@ -125,6 +132,19 @@ def _innermost(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _has_more(result: UserResult, account: Account | None, run: Run) -> bool:
+    """Whether the user has a further turn (`--first`). A login that was refused is not tried again in it."""
+    if run.last_turn or result.status == "stopped":
+        return False
+    if account is None or result.status not in ("done", "rejects"):
+        run.ended.add(result.user)
+        return False
+    for place, work in account.works.items():
+        if work.refused:
+            run.refused[(result.user, *place)] = work.refused
+    return True
 
 
 async def _try_until_done(account: Account) -> None:
@@ -243,18 +263,18 @@ async def _map_mailboxes(
 class _Selector:
     """Selects from one mailbox after the other."""
 
-    def __init__(self, reader: SourceSession, query: Query) -> None:
+    def __init__(self, reader: SourceSession, query: Query, order: Order) -> None:
         self._reader = reader
         self._query = query
+        self._order = order
 
     def in_order(self, mailboxes: Iterable[Mailbox]) -> Sequence[Mailbox]:
         """As listed; the INBOX comes last where doveadm's sequence numbers hang on the order (`Query.after`)."""
-        if not self._query.counts:
-            return list(mailboxes)
-        return sorted(mailboxes, key=lambda mailbox: mailbox.path == (INBOX,))
+        some = [mailbox for mailbox in mailboxes if self._query.selects(mailbox)]
+        return sorted(some, key=lambda mailbox: mailbox.path == (INBOX,)) if self._query.counts else some
 
     async def select(self, mailbox: Mailbox) -> Selection:
-        selection = await self._reader.select(mailbox, self._query.of(mailbox))
+        selection = await self._reader.select(mailbox, self._query.of(mailbox), self._order)
         if self._query.counts and (count := len((await self._reader.select(mailbox)).keys)):
             self._query = self._query.after(count)
         return selection
@@ -264,14 +284,14 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
     """Fills `account.works`. Name clashes end the user here, before the first write."""
     job, run = account.job, account.run
     targets, missing = await _map_mailboxes(job, run, reader, writer)
-    for name in missing:
+    for name in missing if run.last_turn else ():
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
-    selector = _Selector(reader, run.query)
+    selector = _Selector(reader, run.selected, run.order)
     for mailbox in selector.in_order(targets):
         target = targets[mailbox]
         place = (mailbox.name, target.name)
         known = account.works.get(place)
-        if known is not None and known.complete and not run.query.counts:
+        if known is not None and known.complete and not run.selected.counts:
             continue
         if run.stopping:
             account.cut_short = True
@@ -288,11 +308,14 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
         if known is not None:
             work.refused = known.refused
             work.suspects = known.suspects
+        elif run.turn:
+            work.refused |= run.refused.get((job.user, *place), set())
         account.works[place] = work
         if known is None:
-            done = len(selection.keys) - work.open_keys()
-            run.counters.user_found(job.user, len(selection.keys))
-            run.counters.settled(job.user, done, 0)
+            # What an earlier turn has brought is counted already.
+            found = work.open_keys() if run.turn else len(selection.keys)
+            run.counters.user_found(job.user, found)
+            run.counters.settled(job.user, found - work.open_keys(), 0)
 
 
 def _tell_damage(job: UserJob, selection: Selection) -> None:
@@ -617,7 +640,7 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
             opened(destination, run) as writer,
         ):
             targets, missing = await _map_mailboxes(job, run, reader, writer)
-            selector = _Selector(reader, run.query)
+            selector = _Selector(reader, run.query, run.order)
             for mailbox in selector.in_order(targets):
                 try:
                     selection = await selector.select(mailbox)

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import msgspec
 from aimport.config import DEFAULTS, Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.location import parse_location, split_location, system_home, with_attachments
-from aimport.model import Endpoint, UserJob
+from aimport.model import Endpoint, Order, UserJob
 from aimport.query.dates import Clock
 from aimport.query.parse import parse_query
 from aimport.query.query import Query
@@ -57,6 +58,9 @@ class Request:
     list_file: str | None = None
     source_user: str | None = None
     subscribe: bool = False
+    first: tuple[str, ...] = ()
+    """Queries, each as one text that a shell would split."""
+    order: Order = "stored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,7 @@ class Plan:
     request: Request
     settings: Settings
     query: Query
+    first: tuple[Query, ...]
     selection: Selection
     source_row: UserRow | None = None
     moment: int = 0
@@ -118,16 +123,32 @@ def make_plan(
             raise UsageError("-U: the name is empty")
         row = _find(selection.users, request.source_user) if selection.users else None
         source_row = row or UserRow(user=request.source_user)
-    for warning in query.warnings:
+    first = tuple(_first(text, moment) for text in request.first)
+    for warning in dict.fromkeys(warning for each in (query, *first) for warning in each.warnings):
         logger.warning("query: %s", warning)
     plan = Plan(
-        request=request, settings=settings, query=query, selection=selection, source_row=source_row, moment=moment
+        request=request,
+        settings=settings,
+        query=query,
+        first=first,
+        selection=selection,
+        source_row=source_row,
+        moment=moment,
     )
     if selection.single is not None:
         _make_job(plan, selection.single)
     else:
         _try_out(plan)
     return plan
+
+
+def _first(text: str, moment: int) -> Query:
+    """The query of one `--first`."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise UsageError(f"--first {text!r}: a quote without its end") from None
+    return parse_query(words, local_clock(moment))
 
 
 def local_clock(now: int) -> Clock:

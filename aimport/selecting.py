@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from anyio import to_thread
 
+from aimport.model import Order
 from aimport.query.facts import ONE_BY_ONE, STAGES, Fact, Facts, asked_by
 from aimport.query.judge import decide
 from aimport.query.terms import ALL, NOTHING, And, InThread, Leaf, MailboxGuid, Not, Numbers, Or, Term, simplified
@@ -85,6 +86,20 @@ async def sift(term: Term, shelf: Shelf) -> list[int]:
             sure, places = await _decide(term, facts, count)
             selected += sure
     return sorted([*selected, *places])
+
+
+async def pick(term: Term, order: Order, shelf: Shelf) -> Sequence[int]:
+    """The places of all messages that `term` selects, in that order."""
+    places = await sift(term, shelf)
+    if order == "stored" or not places:
+        return places
+    dates: dict[int, int] = {}
+    async with aclosing(shelf.look(places, Fact.DATE)) as batches:
+        async for batch in batches:
+            assert batch.dates is not None
+            dates.update((place, batch.dates[place] or 0) for place in batch.places)
+    # Of two with one date the later stored is the newer.
+    return sorted(places, key=lambda place: (dates[place], place), reverse=order == "newest")
 
 
 async def _with_threads(term: Term, shelf: Shelf) -> Term:

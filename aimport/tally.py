@@ -56,6 +56,10 @@ class Counters:
         self.octets += octets
         self.hosts[progress.host] += messages
 
+    def user_rests(self, user: str) -> None:
+        """Until its next turn."""
+        self.running.pop(user, None)
+
     def user_ended(self, user: str, *, failed: bool) -> None:
         self.running.pop(user, None)
         self.users_done += 1

@@ -11,6 +11,7 @@ from aimport import __version__
 from aimport.config import parse_size
 from aimport.errors import UsageError
 from aimport.limits import Limits
+from aimport.model import Order
 from aimport.plan import Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -52,6 +53,19 @@ SELECTION: Final = (
     click.option("-U", "source_user", metavar="SRCUSER", help="Whose identity opens the source; default: the user's."),
     click.option("-s", "subscribe", is_flag=True, help="Subscribe each mailbox that is imported into."),
     click.option("--to", metavar="LOCATION", help="The destination; default the setting mail_location."),
+    click.option(
+        "--first",
+        multiple=True,
+        metavar="QUERY",
+        help="A pass over all users for what this selects too, then the rest; several: one after the other.",
+    ),
+    click.option(
+        "--order",
+        type=click.Choice(["stored", "newest", "oldest"]),
+        default="stored",
+        show_default=True,
+        help="Order within a mailbox: as stored, or by when messages were received.",
+    ),
 )
 LIMITS: Final = (
     click.option("--users", type=click.IntRange(1), default=DEFAULTS.users, show_default=True,
@@ -85,9 +99,6 @@ RUNNING: Final = (
 LATER: Final = (
     _later("--map", multiple=True), _later("--exclude", multiple=True), _later("--special-use", is_flag=True),
     _later("--merge"),
-    click.option("--order", type=click.Choice(["stored", "newest", "oldest"]), default="stored", callback=not_yet,
-                 expose_value=False, hidden=True),
-    _later("--first", multiple=True),
     _later("--list-format"), _later("--watch-list", is_flag=True), _later("--limit-rate"),
     _later("--messages-per-second"), _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
 )  # fmt: skip
@@ -125,6 +136,8 @@ def request(
     list_file: str | None,
     source_user: str | None,
     subscribe: bool,
+    first: tuple[str, ...],
+    order: Order,
 ) -> Request:
     """The selection options and arguments as the planner takes them; one `--` before the query is dropped."""
     if query[:1] == ("--",):
@@ -139,4 +152,6 @@ def request(
         list_file=list_file,
         source_user=source_user,
         subscribe=subscribe,
+        first=first,
+        order=order,
     )

@@ -161,6 +161,8 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         stores=Stores(fsync=call.fsync, link=call.link, salvage=call.salvage),
         journal=journal,
         query=plan.query,
+        first=plan.first,
+        order=call.request.order,
         limits=call.limits,
         subscribe=call.request.subscribe,
         skip_existing=call.skip_existing,
@@ -168,7 +170,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
-        ending = await local.run_plan(_left(plan, done), run, progress=progress.choose(call.progress))
+        ending = await local.run_plan(_Left(plan, done), run, progress=progress.choose(call.progress))
         results = _results(journal)
         finished = (
             not ending.stopped
@@ -204,11 +206,15 @@ def _with_failure(code: int, failure: AimportError) -> int:
     return code if code in (70, 130) else failure.exit_code
 
 
-def _left(plan: Plan, done: set[str]) -> Iterator[UserJob]:
-    """Jobs of the users that are not done. A changed user list is found out here."""
-    for job in jobs(plan):
-        if job.user not in done:
-            yield job
+class _Left:
+    """Jobs of the users that are not done, as often as asked for. A changed user list is found out here."""
+
+    def __init__(self, plan: Plan, done: set[str]) -> None:
+        self._plan = plan
+        self._done = done
+
+    def __iter__(self) -> Iterator[UserJob]:
+        return (job for job in jobs(self._plan) if job.user not in self._done)
 
 
 def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> None:

@@ -12,19 +12,35 @@ import re
 from calendar import timegm
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, overload
 
 MAX_NAME: Final = 1000
 """Octets; a longer name is none."""
 _LINE = re.compile(rb"([^\n]*?)\r?(?:\n|\Z)")
 
 
-def header_of(message: bytes) -> bytes:
+class Octets(Protocol):
+    """A message, in memory or in a file."""
+
+    def __len__(self) -> int: ...
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> bytes: ...
+    def __getitem__(self, place: int | slice) -> int | bytes: ...
+
+    def find(self, wanted: bytes, start: int = 0, end: int | None = None, /) -> int: ...
+
+
+def header_of(message: Octets) -> bytes:
     """The octets before the first empty line."""
     if message[:1] == b"\n" or message[:2] == b"\r\n":
         return b""
-    ends = [at for at in (message.find(b"\n\n"), message.find(b"\n\r\n")) if at >= 0]
-    return message[: min(ends) + 1] if ends else message
+    end = message.find(b"\n\n")
+    crlf = message.find(b"\n\r\n", 0, None if end < 0 else end)
+    end = crlf if crlf >= 0 else end
+    return message[: None if end < 0 else end + 1]
 
 
 def fields(block: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:

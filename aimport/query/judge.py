@@ -18,8 +18,8 @@ from aimport.errors import MessageUnreadable
 from aimport.octets import pieces_of, whole, wire_size
 from aimport.query import mime, mimeparts
 from aimport.query.facts import Facts
-from aimport.query.headers import Fields, addresses, sent
-from aimport.query.mime import Octets, Part
+from aimport.query.headers import Fields, Octets, addresses, header_of, sent
+from aimport.query.mime import Part
 from aimport.query.terms import (
     DAY_S,
     And,
@@ -297,10 +297,7 @@ class _Read:
             assert self._facts.headers is not None
             return self._facts.headers[at]
         message = self.message(at)
-        if message is None or isinstance(message, bytes):
-            return message
-        end = min((found for found in (message.find(b"\n\n"), message.find(b"\n\r\n")) if found >= 0), default=None)
-        return message[: None if end is None else end + 1]
+        return None if message is None else header_of(message)
 
     def message(self, at: int) -> Octets | None:
         if at not in self._messages:

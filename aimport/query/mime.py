@@ -10,30 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, overload
+from typing import Final
 
 from aimport.query import headers, text
-from aimport.query.headers import Broken, Scanner
+from aimport.query.headers import Broken, Octets, Scanner
 
 MAX_NESTED: Final = 100
 MAX_PARTS: Final = 10_000
 MAX_BOUNDARY: Final = 70 + 10
 """Octets of a boundary that count."""
 CHUNK_OCTETS: Final = 1 << 20
-
-
-class Octets(Protocol):
-    """A message, in memory or in a file."""
-
-    def __len__(self) -> int: ...
-
-    @overload
-    def __getitem__(self, place: int) -> int: ...
-    @overload
-    def __getitem__(self, place: slice) -> bytes: ...
-    def __getitem__(self, place: int | slice) -> int | bytes: ...
-
-    def find(self, wanted: bytes, start: int = 0, end: int | None = None, /) -> int: ...
 
 
 @dataclass(slots=True, eq=False)

@@ -11,8 +11,8 @@ from typing import assert_never
 
 from aimport.octets import wire_size
 from aimport.query import headers, text
-from aimport.query.headers import Broken, Scanner
-from aimport.query.mime import CHUNK_OCTETS, Octets, Part, parameters
+from aimport.query.headers import Broken, Octets, Scanner
+from aimport.query.mime import CHUNK_OCTETS, Part, parameters
 from aimport.query.terms import (
     PartAll,
     PartAny,

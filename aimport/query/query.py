@@ -52,6 +52,10 @@ class Query:
         terms = factors(simplified(self.term))
         return tuple(term.name for term in terms if isinstance(term, MailboxName) and not term.pattern)
 
+    def also(self, other: Query) -> Query:
+        """What both select."""
+        return Query(term=And((self.term, other.term)))
+
     @property
     def counts(self) -> bool:
         """Sequence numbers are asked for."""

@@ -42,6 +42,8 @@ class Ending:
 async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | None = None) -> Ending:
     """Imports all users of `jobs`; each result is in the journal when this returns.
 
+    With `run.first` several turns go over all of them, so `jobs` must begin anew each time.
+
     A failure of scope run cancels everything and is in the `Ending`, not raised: what was
     done before stands and is reported.
     """
@@ -51,7 +53,9 @@ async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | No
             await tasks.start(_watch_signals, run, ending, tasks.cancel_scope)
             if progress is not None:
                 tasks.start_soon(progress, run)
-            await _work(jobs, run)
+            for turn in range(len(run.first) + 1):
+                run.turn = turn
+                await _work(jobs, run)
             tasks.cancel_scope.cancel()
     except* AimportError as group:
         ending.failure = widest(group.exceptions)
@@ -70,8 +74,10 @@ def _wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
     """The users that are to be begun."""
     limit = run.limits.max_errors
     for job in jobs:
-        if run.stopping:
+        if run.stopping or run.gave_up:
             return
+        if job.user in run.ended:
+            continue
         if limit and run.counters.users_failed >= limit:
             logger.error("run takes no new users errors=%d limit=%d", run.counters.users_failed, limit)
             run.gave_up = True

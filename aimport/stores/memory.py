@@ -28,6 +28,7 @@ from aimport.model import (
     Message,
     MessageKey,
     NotStored,
+    Order,
     Outcome,
     Position,
     Rejected,
@@ -41,7 +42,7 @@ from aimport.model import (
 from aimport.octets import fingerprint, reduced_digest, whole, wire_form
 from aimport.query.facts import ONE_BY_ONE, Fact, Facts
 from aimport.query.terms import ALL, Term
-from aimport.selecting import sift
+from aimport.selecting import pick
 
 HOP_MESSAGES: Final = 64
 HOP_OCTETS: Final = 1 << 20
@@ -200,12 +201,12 @@ class MemorySourceSession:
         paths = sorted(self._store.accounts[self._account], key=lambda path: (path != ("INBOX",), path))
         return [Mailbox(path=path, separator=self._store.separator) for path in paths]
 
-    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+    async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         await self._store._event("select", self._account, mailbox)
         stored = self._mailbox(mailbox)
         messages = list(stored.messages)
-        if term != ALL:
-            messages = [messages[place] for place in await sift(term, _Shelf(self._store, messages))]
+        if term != ALL or order != "stored":
+            messages = [messages[place] for place in await pick(term, order, _Shelf(self._store, messages))]
         return Selection(
             mailbox=mailbox,
             keys=[MessageKey(f"{stored.uidvalidity}:{message.uid}") for message in messages],

@@ -13,11 +13,11 @@ from typing import Final, Protocol
 
 from anyio import to_thread
 
-from aimport.model import Body, Message, Selection, Unreadable
+from aimport.model import Body, Message, Order, Selection, Unreadable
 from aimport.octets import has_header, pieces_of, wire_size
 from aimport.query.facts import ONE_BY_ONE, Fact, Facts
 from aimport.query.terms import ALL, Term
-from aimport.selecting import sift
+from aimport.selecting import pick
 
 _UNKNOWN: Final = 1 << 62
 """Octets: no message is as large."""
@@ -32,16 +32,16 @@ class _Session(Protocol):
 
 
 async def selected(
-    session: _Session, selection: Selection, term: Term, only: Callable[[Sequence[int]], Selection]
+    session: _Session, selection: Selection, term: Term, order: Order, only: Callable[[Sequence[int]], Selection]
 ) -> Selection:
-    """What `term` selects of all messages of a mailbox; `only` makes the selection of some places.
+    """What `term` selects of all messages of a mailbox, in that order; `only` makes the selection of some places.
 
     Raises:
         MailboxError: the mailbox cannot be read.
     """
-    if term == ALL:
+    if term == ALL and order == "stored":
         return selection
-    return only(await sift(term, ByReading(session, len(selection.keys), only)))
+    return only(await pick(term, order, ByReading(session, len(selection.keys), only)))
 
 
 class ByReading:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from aimport.model import Message
+from aimport.model import Message, Order
 from aimport.query.dates import Clock
 from aimport.query.facts import Fact, asked_by
 from aimport.query.parse import parse_query
@@ -89,6 +90,27 @@ async def test_a_term_selects_the_same_messages_in_every_store(account: Account)
     assert found == {query: SELECTED[query] for query in found}
     assert found == SELECTED or not keeps_flags
     assert len(found) > 10
+
+
+async def test_messages_are_read_in_the_order_that_was_asked_for(account: Account) -> None:
+    put = messages()
+    moments = [3, 1, 5, 1, 0, 2]
+    put = [replace(each, internal_date=NOON + timedelta(days=days)) for each, days in zip(put, moments, strict=True)]
+    account.put(INBOX, put)
+    orders: dict[Order, list[int]] = {
+        "stored": [0, 1, 2, 3, 4, 5],
+        "newest": [2, 0, 5, 3, 1, 4],
+        "oldest": [4, 1, 3, 5, 0, 2],
+    }
+    async with account.source().open() as session:
+        for order, expected in orders.items():
+            some = await session.select(account.mailbox(INBOX), order=order)
+            async with aclosing(session.messages(some, skip=())) as lists:
+                found = [each async for several in lists for each in several]
+            assert [held(each) for each in found if isinstance(each, Message)] == [
+                account.held(put[at]) for at in expected
+            ]
+            assert all(each.key in some.keys for each in found)
 
 
 async def test_what_is_selected_is_read_and_nothing_else(account: Account) -> None:

@@ -29,6 +29,7 @@ from aimport.model import (
     Endpoint,
     Mailbox,
     Message,
+    Order,
     Position,
     Selection,
     Stored,
@@ -65,7 +66,7 @@ class Reader:
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return [Mailbox(path=("INBOX",), separator="/")]
 
-    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+    async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         uids = array("Q", range(SOURCE_FIRST, SOURCE_FIRST + self._count))
         sizes = array("Q", (len(body_of(uid)) for uid in uids))
         return Selection(mailbox=mailbox, keys=UidKeys(VALIDITY, uids), sizes=sizes)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from aimport import octets
-from bench import baseline, client_cpu, dbox, floor, growth, journal_cost, table
+from bench import baseline, client_cpu, dbox, floor, growth, journal_cost, selecting, table
 from bench.__main__ import main
 from bench.answers import KINDS, SELECTION, Answer
 from bench.corpus import link_account, message_files, write_corpus
@@ -314,6 +314,19 @@ def test_one_answer_is_measured_whatever_its_kind() -> None:
 
 
 @pytest.mark.slow
+def test_selecting_is_measured_and_selects_what_the_mail_holds(tmp_path: Path) -> None:
+    assert selecting.main(["--quick", "--dir", str(tmp_path), "--out", str(tmp_path / "costs.json")]) == 0
+    costs = msgspec.json.decode((tmp_path / "costs.json").read_bytes())
+    assert {cost["query"]: cost["selected"] for cost in costs} == {
+        "ALL": 1000,
+        "UNSEEN": 200,
+        "FLAGGED NOT DELETED OR ANSWERED": 800,
+        "LARGER 10k": 50,
+        "SINCE 2021-01-01 BEFORE 2021-02-01": 1000,
+        "SUBJECT needle": 1,
+    }
+
+
 def test_growth_is_measured_on_every_lane(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert growth.main(["--quick", "--dir", str(tmp_path), "--out", str(tmp_path / "curves.json")]) == 0
     out = capsys.readouterr().out

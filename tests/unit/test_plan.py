@@ -16,6 +16,7 @@ from aimport.config import Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.model import Secret, UserJob
 from aimport.plan import LATER_SETTINGS, Plan, Request, Selection, choose_users, jobs, make_plan, variables_for
+from aimport.query.terms import Dated
 from aimport.variables import expand
 
 CANARY = "c4nary"
@@ -358,3 +359,16 @@ def test_the_errors_of_this_module_are_all_ours() -> None:
             plan_for(**changes)
         except AimportError:
             pass
+
+
+def test_relative_dates_and_those_of_first_count_from_the_moment_that_is_given() -> None:
+    request = dataclasses.replace(REQUEST, user="bob", query=("YOUNGER", "10"), first=('SINCE "20 secs"',))
+    plan = make_plan(request, HOMES, environ={}, now=1_000_000_000)
+    assert (plan.moment, plan.query.term) == (1_000_000_000, Dated("received", since=999_999_990))
+    assert [query.term for query in plan.first] == [Dated("received", since=999_999_980)]
+
+
+@pytest.mark.parametrize("first", ["SEENN", "'SEEN", ""])
+def test_a_bad_first_stops_the_run(first: str) -> None:
+    with pytest.raises(UsageError):
+        plan_for(user="bob", first=(first,))

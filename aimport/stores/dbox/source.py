@@ -12,10 +12,10 @@ from itertools import islice
 
 from anyio import to_thread
 
-from aimport.model import ConnectionLimits, Endpoint, Mailbox, Message, Selection, Unreadable
+from aimport.model import ConnectionLimits, Endpoint, Mailbox, Message, Order, Selection, Unreadable
 from aimport.query.facts import Fact, Facts
 from aimport.query.terms import ALL, Term
-from aimport.selecting import sift
+from aimport.selecting import pick
 from aimport.stores.dbox.account import Account
 from aimport.stores.dbox.layout import Layout
 from aimport.stores.dbox.reader import HOP_MESSAGES, Reader
@@ -56,11 +56,11 @@ class DboxSourceSession:
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return await to_thread.run_sync(self.account.mailboxes)
 
-    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+    async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         selection = await to_thread.run_sync(self.account.select, mailbox)
-        if term == ALL:
+        if term == ALL and order == "stored":
             return selection
-        return selection.only(await sift(term, DboxShelf(self.account, selection)))
+        return selection.only(await pick(term, order, DboxShelf(self.account, selection)))
 
     def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
         assert isinstance(selection, DboxSelection), "a selection belongs to the store that made it"

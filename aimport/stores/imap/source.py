@@ -44,10 +44,10 @@ from aimport.imap.responses import (
     date_time,
     uid_set,
 )
-from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Selection, Unreadable
+from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Order, Selection, Unreadable
 from aimport.query.facts import NONE, Fact, Facts, asked_by
 from aimport.query.terms import ALL, Term
-from aimport.selecting import sift
+from aimport.selecting import pick
 from aimport.spool import Spool
 from aimport.stores.imap.account import (
     UNSELECTABLE,
@@ -123,17 +123,18 @@ class ImapSourceSession(Session):
         path = names.split(decoded(name), listed.separator)
         return Mailbox(path=path, separator=listed.separator, native=listed.name.decode("latin-1"))
 
-    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+    async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         reply = await self._examine(mailbox, native_name(mailbox))
         validity = uidvalidity_of(reply)
         held = next((exists.number for exists in reversed(reply.of(Exists))), 0)
         found = await self._search(term, reply, held) if held and term != ALL else None
         left, uids = (term, None) if found is None else found
-        listing, unlisted = await self._listing(mailbox, held, asked_by(left) & self._listable(), uids)
+        asked = asked_by(left) | (NONE if order == "stored" else Fact.DATE)
+        listing, unlisted = await self._listing(mailbox, held, asked & self._listable(), uids)
         all_ = Selection(mailbox=mailbox, keys=UidKeys(validity, listing.uids), sizes=listing.sizes, unlisted=unlisted)
-        if left == ALL:
+        if left == ALL and order == "stored":
             return all_
-        return only(all_, await sift(left, ImapShelf(self, all_, listing)))
+        return only(all_, await pick(left, order, ImapShelf(self, all_, listing)))
 
     async def _search(self, term: Term, examined: Reply, held: int) -> tuple[Term, Sequence[int]] | None:
         """UIDs that the server finds for as much of `term` as it can decide, and what is left; None: it is not asked.
@@ -338,11 +339,11 @@ class ImapSourceSession(Session):
                 exchange.drop()
 
     async def _fetch_headers(self, uids: Sequence[int]) -> Exchange:
-        words = b",".join(uid_sets(uids, octets=1 << 30))
+        words = b",".join(uid_sets(sorted(uids), octets=1 << 30))
         return await self._connection.start(b"UID FETCH", words, b"(UID BODY.PEEK[HEADER])")
 
     async def _fetch(self, uids: Sequence[int]) -> Exchange:
-        words = b",".join(uid_sets(uids, octets=1 << 30))  # 64 UIDs at most
+        words = b",".join(uid_sets(sorted(uids), octets=1 << 30))  # 64 UIDs at most
         return await self._connection.start(b"UID FETCH", words, b"(UID FLAGS INTERNALDATE %s)" % self.fetch_whole)
 
     async def _finish(

@@ -24,6 +24,7 @@ from aimport.model import (
     Mailbox,
     Message,
     MessageKey,
+    Order,
     Selection,
     Unreadable,
 )
@@ -130,7 +131,7 @@ class LooseSourceSession:
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return await to_thread.run_sync(self._holder.mailboxes)
 
-    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+    async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         listing = await to_thread.run_sync(self._holder.listed, mailbox)
         whole = LooseSelection(
             mailbox=mailbox,
@@ -139,7 +140,7 @@ class LooseSourceSession:
             listing=listing,
             indexes=range(len(listing.keys)),
         )
-        return await selected(self, whole, term, whole.only)
+        return await selected(self, whole, term, order, whole.only)
 
     def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
         assert isinstance(selection, LooseSelection), "a selection belongs to the store that made it"

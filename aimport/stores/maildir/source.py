@@ -31,6 +31,7 @@ from aimport.model import (
     Mailbox,
     Message,
     MessageKey,
+    Order,
     Original,
     Selection,
     Unreadable,
@@ -39,7 +40,7 @@ from aimport.names import INBOX, printable
 from aimport.octets import has_header, pieces_of, wire_size
 from aimport.query.facts import ONE_BY_ONE, STAGES, Fact, Facts
 from aimport.query.terms import ALL, Term
-from aimport.selecting import sift
+from aimport.selecting import pick
 from aimport.stores import content, files, inflate
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
@@ -104,11 +105,11 @@ class MaildirSourceSession:
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return await to_thread.run_sync(_list, self._layout)
 
-    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+    async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         listing = await to_thread.run_sync(_listed, self._layout, mailbox)
-        if term == ALL:
+        if term == ALL and order == "stored":
             return listing.selection
-        return listing.only(await sift(term, MaildirShelf(self._layout, listing)))
+        return listing.only(await pick(term, order, MaildirShelf(self._layout, listing)))
 
     def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
         assert isinstance(selection, MaildirSelection), "a selection belongs to the store that made it"

@@ -31,6 +31,7 @@ from aimport.model import (
     Endpoint,
     Mailbox,
     Message,
+    Order,
     Selection,
     Unreadable,
 )
@@ -112,9 +113,9 @@ class MboxSourceSession:
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return await to_thread.run_sync(self._list)
 
-    async def select(self, mailbox: Mailbox, term: Term = ALL) -> Selection:
+    async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         whole = await to_thread.run_sync(self._select, mailbox)
-        return await selected(self, whole, term, whole.only)
+        return await selected(self, whole, term, order, whole.only)
 
     def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
         assert isinstance(selection, MboxSelection), "a selection belongs to the store that made it"
