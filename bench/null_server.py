@@ -84,6 +84,9 @@ class Row:
         raise ValueError(f"unknown FETCH item {name!r}")
 
 
+NOTHING: Final = Row(b"", b'"01-Jan-1970 00:00:01 +0000"', b"")
+
+
 class Same(Sequence[Row]):
     """So many messages that are all alike, in the memory of one."""
 
@@ -104,7 +107,10 @@ class Same(Sequence[Row]):
 
 
 class Box:
-    """One mailbox. UIDs count from 1, with a gap of one after every `run`. What is appended is counted only."""
+    """One mailbox. UIDs count from 1, with a gap of one after every `run`.
+
+    What is appended is counted only: it is listed by UID, for whoever looks whether it is there, without octets.
+    """
 
     def __init__(self, rows: Sequence[Row] = (), *, run: int = 1 << 32, ready: bool = False) -> None:
         self.rows = rows
@@ -137,6 +143,12 @@ class Box:
             if size >= CHUNK_OCTETS:
                 yield b"".join(parts)
                 parts, size = [], 0
+        for low, high in self._ranges(uids):
+            for uid in range(max(low, self._uid(len(self.rows)) + 1), high + 1):
+                parts.append(b"* %d FETCH (%s)\r\n" % (uid, b" ".join([NOTHING.item(name, uid) for name in items])))
+                if len(parts) >= 1000:
+                    yield b"".join(parts)
+                    parts = []
         yield b"".join(parts)
 
     def search(self) -> bytes:
@@ -157,11 +169,15 @@ class Box:
         runs, rest = divmod(uid, self.run + 1)
         return min(len(self.rows), runs * self.run + rest)
 
-    def _numbers(self, uids: bytes) -> Iterable[int]:
+    def _ranges(self, uids: bytes) -> Iterator[tuple[int, int]]:
         for part in uids.split(b","):
             low, _, high = part.partition(b":")
-            ends = sorted(self._uid(len(self.rows)) if end == b"*" else int(end) for end in (low, high or low))
-            yield from range(self._below(ends[0] - 1) + 1, self._below(ends[1]) + 1)
+            first, last = sorted(self.next_uid - 1 if end == b"*" else int(end) for end in (low, high or low))
+            yield first, min(last, self.next_uid - 1)
+
+    def _numbers(self, uids: bytes) -> Iterable[int]:
+        for first, last in self._ranges(uids):
+            yield from range(self._below(first - 1) + 1, self._below(last) + 1)
 
     def _line(self, number: int, items: tuple[bytes, ...]) -> bytes:
         row, uid = self.rows[number - 1], self._uid(number)
