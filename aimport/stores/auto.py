@@ -169,7 +169,7 @@ def _any(fd: int, directory: str, matches: Callable[[str], bool]) -> bool:
 
 def _is_mbox(fd: int, name: str) -> bool:
     try:
-        file = content.regular(files.open_file(name, fd))
+        file = files.open_regular(name, fd)
     except OSError:
         return False
     try:

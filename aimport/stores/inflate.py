@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import bz2
 import importlib
-import importlib.util
 import lzma
 import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final, Literal, Protocol, cast
 
 if sys.version_info >= (3, 14):
@@ -38,6 +38,8 @@ PIECE: Final = 256 * 1024
 RATIO: Final = 200  # arbitrary; real mail comes to 3-20, the worst log files to about 150
 FREE: Final = 32 << 20
 """So many octets may come of anything: a short text that repeats itself is no attack."""
+XZ_MEMORY: Final = 256 << 20
+"""Octets that a dictionary may take; `xz -9` asks for 65 MiB."""
 LZ4_BLOCK: Final = 4 << 20
 """Dovecot's blocks are of 64 KiB; a header that announces more than this is damaged."""
 
@@ -105,7 +107,12 @@ def inflated(pieces: Iterable[bytes], form: Format, *, ratio: int = RATIO, free:
 
 def missing(form: Format) -> str:
     """What to install for this format; "": nothing is missing."""
-    return "pip install aimport[lz4]" if form == "dovecot-lz4" and importlib.util.find_spec("lz4") is None else ""
+    if form == "dovecot-lz4":
+        try:
+            importlib.import_module("lz4.block")
+        except ImportError:
+            return "pip install 'aimport[lz4]'"
+    return ""
 
 
 def _members(pieces: Iterable[bytes], make: Callable[[], _Step]) -> Iterator[bytes]:
@@ -157,7 +164,7 @@ def _maker(form: Format) -> Callable[[], _Step]:
         case "bzip2":
             return bz2.BZ2Decompressor
         case "xz":
-            return lzma.LZMADecompressor
+            return partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
     return zstd.ZstdDecompressor
 
 

@@ -7,9 +7,10 @@ import gzip
 import hashlib
 import lzma
 import os
+import threading
 import tracemalloc
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -476,3 +477,35 @@ async def test_reading_leaves_every_octet_and_time_alone_and_no_descriptor_open(
         await read(tmp_path, Mailbox(path=("none",), separator="/"))
     assert tree(tmp_path) == before
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+async def test_a_link_swapped_in_while_it_is_read_is_not_followed(tmp_path: Path, what: str) -> None:
+    """A file that flickers between the user's own and a link to another's: nothing of the other is ever read."""
+    root, outside = tmp_path / "m", tmp_path / "outside"
+    for folder in (root / "a", outside):
+        folder.mkdir(parents=True)
+        (folder / "box").write_bytes(mail(1, b"secret" if folder == outside else b"own"))
+    place = root / "a" / "box" if what == "file" else root / "a"
+    target = outside / "box" if what == "file" else outside
+    stop = threading.Event()
+
+    def flicker() -> None:
+        while not stop.wait(0.0005):  # the user's own most of the time
+            place.rename(root / "kept")
+            place.symlink_to(target)
+            place.unlink()
+            (root / "kept").rename(place)
+
+    thread = threading.Thread(target=flicker)
+    thread.start()
+    seen: set[bytes | str] = set()
+    try:
+        for _ in range(300):
+            with suppress(MailboxError):
+                seen.update(bodies(await read(root, Mailbox(path=("a", "box"), separator="/"))))
+    finally:
+        stop.set()
+        thread.join()
+    assert b"secret" not in seen
+    assert b"own" in seen

@@ -9,80 +9,28 @@ promise while it comes, and against what may be: a bomb ends at its limit.
 from __future__ import annotations
 
 import base64
-import bz2
-import lzma
 import os
-import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from aimport.errors import MessageUnreadable
 from aimport.model import PIECE_OCTETS, STREAM_OCTETS, Body
 from aimport.spool import NO_SPACE, FileBody
-from aimport.stores import files
+from aimport.stores import files, inflate
 from aimport.stores.dbox.index import Damaged
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-MAX_OCTETS: Final = 4 << 30
-"""Of a message; IMAP cannot carry more."""
 MAX_RATIO: Final = 2000  # arbitrary; deflate reaches 1032, and a mail of one letter more by the others
 FREE_OCTETS: Final = 64 << 20
 """So much may come out at any ratio."""
-MAX_CHUNK: Final = 16 << 20
-"""Of LZ4, whose blocks come whole; Dovecot writes 64 KiB."""
-_LZ4: Final = b"Dovecot-LZ4\x0d\x2a\x9b\xc5"
 _ENCRYPTED: Final = b"CRYPTED\x03\x07"
 MAGIC_OCTETS: Final = 16
 
 
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
-
-
-class _Gzip:
-    """zlib's object with the words of the others."""
-
-    def __init__(self) -> None:
-        self._object = zlib.decompressobj(31)
-
-    @property
-    def eof(self) -> bool:
-        return self._object.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._object.unconsumed_tail
-
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
-        return self._object.decompress(self._object.unconsumed_tail + data, max(max_length, 0))
-
-
-def _kind(start: bytes) -> Callable[[], _Decompressor] | None:
-    if start.startswith(b"\x1f\x8b"):
-        return _Gzip
-    if start.startswith(b"BZh") and start[3:4] in b"123456789" and len(start) > 3:
-        return bz2.BZ2Decompressor
-    if start.startswith(b"\xfd7zXZ\0"):
-        return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20)
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
-        return zstd.ZstdDecompressor
-    return None
-
-
 def is_compressed(start: bytes) -> bool:
     """By the first `MAGIC_OCTETS` of a stored body."""
-    return start.startswith((_LZ4, _ENCRYPTED)) or _kind(start) is not None
+    return start.startswith(_ENCRYPTED) or inflate.format_of(start) is not None
 
 
 def decompressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -101,86 +49,22 @@ def decompressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
     if start.startswith(_ENCRYPTED):
         text = "it is encrypted (mail_crypt)"
         raise MessageUnreadable(text, code="encrypted", hint="import it through a Dovecot that has the key")
-    if start.startswith(_LZ4):
-        yield from _lz4(_chained(start[len(_LZ4) :], pieces))
-        return
-    make = _kind(start)
-    if make is None:
+    form = inflate.format_of(start)
+    if form is None:
         yield from _chained(start, pieces)
         return
-    came_in = came_out = 0
-    tool = make()
+    if need := inflate.missing(form):
+        raise MessageUnreadable("it is compressed with LZ4", hint=f"{need} brings what reads it", code="lz4")
     try:
-        for piece in _chained(start, pieces):
-            came_in += len(piece)
-            while not tool.eof:
-                out = tool.decompress(piece, PIECE_OCTETS)
-                piece = b""
-                came_out += len(out)
-                _demand_ratio(came_in, came_out)
-                if out:
-                    yield out
-                elif tool.needs_input:
-                    break
-            if tool.eof:
-                break
-    except (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, ValueError, EOFError) as error:
+        yield from inflate.inflated(_chained(start, pieces), form, ratio=MAX_RATIO, free=FREE_OCTETS)
+    except (inflate.TooMuch, inflate.Damaged) as error:
         raise Damaged(f"it cannot be decompressed: {error}") from error
-    if not tool.eof:
-        raise Damaged("its compressed octets have no end")
 
 
 def _chained(start: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
     if start:
         yield start
     yield from pieces
-
-
-def _demand_ratio(came_in: int, came_out: int) -> None:
-    if came_out > MAX_OCTETS or (came_out > FREE_OCTETS and came_out > MAX_RATIO * came_in):
-        raise Damaged(f"{came_in} octets would become more than {came_out}")
-
-
-def _lz4(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """A chunk size, then chunks with their lengths; all lengths 32 bits big-endian."""
-    try:
-        import lz4.block
-    except ImportError:
-        raise MessageUnreadable(
-            "it is compressed with LZ4", hint="pip install 'aimport[lz4]' brings what reads it", code="lz4"
-        ) from None
-    held = bytearray()
-    most = -1
-    wanted = 4
-    came_in = came_out = 0
-    for piece in pieces:
-        held += piece
-        came_in += len(piece)
-        while len(held) >= wanted:
-            if most < 0:
-                most = int.from_bytes(held[:4], "big")
-                del held[:4]
-                if not 0 < most <= MAX_CHUNK:
-                    raise Damaged(f"LZ4 chunks of {most} octets")
-                continue
-            size = int.from_bytes(held[:4], "big")
-            if size > MAX_CHUNK + MAX_CHUNK // 255 + 16:
-                raise Damaged(f"an LZ4 chunk of {size} octets")
-            if len(held) < 4 + size:
-                wanted = 4 + size
-                break
-            block = bytes(held[4 : 4 + size])
-            del held[: 4 + size]
-            wanted = 4
-            try:
-                out = lz4.block.decompress(block, uncompressed_size=most)
-            except lz4.block.LZ4BlockError as error:
-                raise Damaged(f"it cannot be decompressed: {error}") from error
-            came_out += len(out)
-            _demand_ratio(came_in, came_out)
-            yield out
-    if held or most < 0:
-        raise Damaged("its compressed octets have no end")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

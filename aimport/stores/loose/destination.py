@@ -283,7 +283,7 @@ def _hidden(name: str) -> str:
 
 
 def _wire_size(fd: int, name: str) -> int:
-    octets = content.Plain(content.regular(files.open_file(name, fd)))
+    octets = content.Plain(files.open_regular(name, fd))
     try:
         return wire_size(octets.pieces())
     finally:

@@ -220,7 +220,7 @@ class MboxSourceSession:
                         yield layout.mailbox(deeper)  # not followed, and not passed over in silence: `select` fails it
                 elif not layout.dirname:
                     try:
-                        file = content.regular(files.open_file(name, fd))
+                        file = files.open_regular(name, fd)
                     except OSError:
                         yield layout.mailbox(deeper)
                         continue
@@ -231,7 +231,7 @@ class MboxSourceSession:
 
     def _in_dirname(self, steps: Steps, directory: int, path: str) -> list[Mailbox]:
         try:
-            file = content.regular(files.open_file(self._layout.dirname, directory))
+            file = files.open_regular(self._layout.dirname, directory)
         except FileNotFoundError:
             return []
         except OSError:
