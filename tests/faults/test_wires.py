@@ -92,7 +92,7 @@ async def test_an_ok_that_is_lost_is_no_second_copy(
 @pytest.mark.fault("F5")
 async def test_oks_that_are_lost_again_and_again_are_no_second_copies(dovecot: Dovecot, unique_user: str) -> None:
     wires = Wires(limits=replace(QUICK, batch_messages=5))
-    wires.fill(bodies(40), user=unique_user)
+    wires.fill(bodies(150), user=unique_user)
     plan = first(before(OK, client=False, nth=2), reset, links=100)
     result, proxy = await import_(wires, dovecot, plan, unique_user)
     assert proxy.faults > 2

@@ -317,6 +317,7 @@ async def test_a_bomb_and_a_broken_file_fail_their_mailbox(tmp_path: Path) -> No
 # Changes while it is read
 
 
+@pytest.mark.fault("F22")
 async def test_mail_that_comes_after_the_listing_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "x"
     file.write_bytes(mail(1, b"1") + mail(2, b"2"))
@@ -329,6 +330,7 @@ async def test_mail_that_comes_after_the_listing_changes_nothing(tmp_path: Path)
     assert bodies(await read(file)) == [b"1", b"2", b"3"]
 
 
+@pytest.mark.fault("F22")
 async def test_a_message_that_was_half_written_at_the_listing_is_left_out_and_said(tmp_path: Path) -> None:
     file = tmp_path / "x"
     last = mail(2, b"a long body that is not all there\n" * 3)
