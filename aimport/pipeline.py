@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -153,10 +154,14 @@ async def _try_until_done(account: Account) -> None:
     limits = run.limits
     known = account.progress()
     idle = 0
+    # What `retry_context` is made of is a cycle: the lists of an account would stay until the collector comes by.
+    progress_of = weakref.WeakMethod(account.progress)
 
     def wait_s(error: Exception) -> bool | float:
         nonlocal known, idle
-        progress = account.progress()
+        counted = progress_of()
+        assert counted is not None, "the account is in the middle of its try"
+        progress = counted()
         idle = 1 if progress > known else idle + 1
         known = progress
         if run.stopping or idle >= limits.attempts or not _worth_retrying(error):

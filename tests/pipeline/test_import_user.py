@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from aimport.account import Account, Work
 from aimport.copying import SERVER_BUGS_IN_A_ROW, cut
 from aimport.errors import (
     AimportError,
@@ -371,6 +372,18 @@ async def test_mailboxes_that_failed_keep_no_messages_in_memory() -> None:
     world.new.hook = look
     assert (await world.import_("bob")).imported == 1
     assert left == 0
+
+
+async def test_the_lists_of_a_user_who_has_ended_are_gone_before_the_collector_comes() -> None:
+    world = World()
+    world.fill("bob", "INBOX", bodies(3))
+    gc.collect()
+    gc.disable()
+    try:
+        await world.import_("bob")
+        assert not [each for each in gc.get_objects() if type(each) in (Account, Work)]
+    finally:
+        gc.enable()
 
 
 async def test_two_mailboxes_with_one_name_fail_the_user_before_the_first_write() -> None:
