@@ -50,12 +50,14 @@ bench: servers
 	@$(BIN)/python -m bench.growth
 	@$(BIN)/python -m bench.journal_cost
 	@$(BIN)/python -m bench.selecting
+	@$(BIN)/python -m bench.dbox
 
 bench-quick: servers
 	@$(BIN)/python -m bench --quick
 	@$(BIN)/python -m bench.growth --quick
 	@$(BIN)/python -m bench.journal_cost --rounds 1 --messages 250
 	@$(BIN)/python -m bench.selecting --quick
+	@$(BIN)/python -m bench.dbox --quick
 
 clean:
 	@rm -rf .venv .venv-bootstrap .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
