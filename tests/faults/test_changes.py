@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from aimport.model import Endpoint, Mailbox, Selection
+from aimport.model import Endpoint, Mailbox, Order, Selection
 from aimport.query.terms import ALL, Term
 from aimport.results import UserResult
 from aimport.stores import files
@@ -63,8 +63,10 @@ class Meddling(Wires):
                 done = True
                 meddle()
 
-        async def selected(session: MaildirSourceSession, mailbox: Mailbox, term: Term = ALL) -> Selection:
-            selection = await select(session, mailbox, term)
+        async def selected(
+            session: MaildirSourceSession, mailbox: Mailbox, term: Term = ALL, order: Order = "stored"
+        ) -> Selection:
+            selection = await select(session, mailbox, term, order)
             if not opened:
                 once()
             return selection
