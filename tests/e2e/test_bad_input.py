@@ -115,7 +115,7 @@ def test_a_mailbox_that_does_not_exist_is_68(three: Path) -> None:
     ("words", "code", "told"),
     [
         (("import",), 64, "SOURCE"),
-        (("import", "-u", "bob", "maildir:x", "", "SUBJECT", "x"), 64, "SUBJECT"),
+        (("import", "-u", "bob", "maildir:x", "", "SUBJECT"), 64, "SUBJECT"),
         (("import", "-u", "bob", "maildir:x", "", "SUBJEKT"), 64, "SUBJEKT"),
         (("import", "-u", "bob", "maildir:/x", "", "ALL"), 78, "--to"),
         (("import", "-A", "--to", "maildir:/x/%u", "maildir:/y/%u", "", "ALL"), 78, "-F"),
@@ -130,7 +130,8 @@ def test_a_mailbox_that_does_not_exist_is_68(three: Path) -> None:
             "env:",
         ),
         (("-o", "colour=red", "import", "-u", "bob", "--to", "maildir:/x", "maildir:/y", "", "ALL"), 78, "colour"),
-        (("verify",), 64, "verify"),
+        (("verify",), 64, "no run"),
+        (("users", "check"), 64, "users"),
         (("report", "--html", "x"), 64, "--html"),
         (("resume",), 64, "run"),
         (("nonsense",), 64, "nonsense"),
