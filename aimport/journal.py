@@ -50,6 +50,7 @@ from aimport import seams
 from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
 from aimport.keyset import KeySet, Numbers
 from aimport.model import (
+    ALIKE_KINDS,
     Alike,
     Appended,
     Batch,
@@ -1092,13 +1093,15 @@ class _Intent(msgspec.Struct, array_like=True):
     repaired: bytes = b""
     """JSON of a `_PackedRepair`."""
     alike: bytes = b""
-    """JSON of a list of `_PackedAlike`, for the messages that have one."""
+    """A packed `_Alikes`, for the messages that have one."""
 
 
-_PackedAlike = tuple[int, str, int, Sequence[str]]  # index, digest of the reduced form, octets of the shortest, kinds
+_Alikes = tuple[list[int], bytes, list[int], list[int]]
+"""Indexes, digests of reduced forms in a row, octets that the shortest form is shorter by, bits of `ALIKE_KINDS`."""
 _Columns = tuple[list[bytes], list[int], list[int]]  # keys, sizes, dates
 _OutcomeBlob = tuple[list[int], bytes]  # UID or NO_UID, REFUSED, ABSENT (one for all alike); JSON of the rest
 _read_intent = msgspec.msgpack.Decoder(_Intent).decode
+_read_alikes = msgspec.msgpack.Decoder(_Alikes).decode
 _read_columns = msgspec.msgpack.Decoder(_Columns).decode
 _read_outcome = msgspec.msgpack.Decoder(_OutcomeBlob).decode
 _packed = msgspec.msgpack.Encoder().encode
@@ -1126,12 +1129,8 @@ def _pack_intent(batch: OpenBatch) -> bytes:
     columns = _packed((keys, [fingerprint.size for fingerprint in batch.fingerprints], batch.dates))
     digests = b"".join(fingerprint.digest for fingerprint in batch.fingerprints)
     repaired = b"" if batch.repaired is None else _json(_packed_repair(0, batch.repaired))
-    odd: list[_PackedAlike] = [
-        (index, alike.digest.hex(), alike.shortest, alike.kinds)
-        for index, fingerprint in enumerate(batch.fingerprints)
-        if (alike := fingerprint.alike) is not None
-    ]
-    rest = (repaired, _json(odd)) if odd else (repaired,) if repaired else ()
+    alike = _pack_alikes(batch.fingerprints)
+    rest = (repaired, alike) if alike else (repaired,) if repaired else ()
     return _packed((batch.created_us, zlib.compress(columns, 1), digests, *rest))
 
 
@@ -1140,10 +1139,7 @@ def _unpack_intent(number: int, data: bytes) -> OpenBatch:
     keys, sizes, dates = _read_columns(zlib.decompress(intent.columns))
     digests = intent.digests
     width = len(digests) // len(keys) if keys else 0
-    alike = {
-        index: Alike(digest=bytes.fromhex(digest), shortest=shortest, kinds=tuple(kinds))
-        for index, digest, shortest, kinds in (json.loads(intent.alike) if intent.alike else ())
-    }
+    alike = _unpack_alikes(intent.alike, sizes) if intent.alike else {}
     return OpenBatch(
         number=number,
         created_us=intent.created_us,
@@ -1155,6 +1151,33 @@ def _unpack_intent(number: int, data: bytes) -> OpenBatch:
         dates=tuple(dates),
         repaired=_unpacked_repair(json.loads(intent.repaired)) if intent.repaired else None,
     )
+
+
+def _pack_alikes(fingerprints: Sequence[Fingerprint]) -> bytes:
+    odd = [(index, each.size, each.alike) for index, each in enumerate(fingerprints) if each.alike is not None]
+    if not odd:
+        return b""
+    return _packed(
+        (
+            [index for index, _, _ in odd],
+            b"".join(alike.digest for _, _, alike in odd),
+            [size - alike.shortest for _, size, alike in odd],
+            [sum(1 << ALIKE_KINDS.index(kind) for kind in alike.kinds) for _, _, alike in odd],
+        )
+    )
+
+
+def _unpack_alikes(data: bytes, sizes: Sequence[int]) -> dict[int, Alike]:
+    indexes, digests, shorter, kinds = _read_alikes(data)
+    width = len(digests) // len(indexes)
+    return {
+        index: Alike(
+            digest=digests[place * width : (place + 1) * width],
+            shortest=sizes[index] - shorter[place],
+            kinds=tuple(kind for bit, kind in enumerate(ALIKE_KINDS) if kinds[place] >> bit & 1),
+        )
+        for place, index in enumerate(indexes)
+    }
 
 
 def _unpack_keys(data: bytes) -> tuple[list[MessageKey], list[int]]:

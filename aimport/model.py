@@ -225,16 +225,22 @@ class Unreadable:
     text: str
 
 
+ALIKE_KINDS: Final = ("nul", "cr", "8-bit header", "final line end")
+"""What about a message servers change."""
+REDUCED_OCTETS: Final = 16
+"""Of a SHA-256. In a store whose messages all lack their last line end, 16 more each would be a third of the journal."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alike:
     """How a message is known again after a server changed it as servers do (`octets.reduced_pieces`)."""
 
     digest: bytes
-    """SHA-256 of the reduced form."""
+    """The first `REDUCED_OCTETS` of the SHA-256 of the reduced form."""
     shortest: int
     """Octets of the shortest form that a server keeps; the longest has one line end more than was sent."""
     kinds: tuple[str, ...]
-    """What about it servers change: "nul", "cr", "8-bit header", "final line end"."""
+    """Of `ALIKE_KINDS`, in their order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,7 +366,7 @@ class Stored:
     internal_date: int | None = None
     wanted: int | None = None
     reduced: bytes = b""
-    """SHA-256 of the reduced form (`octets.reduced_pieces`), where a wanted message may have been altered."""
+    """As `Alike.digest`, where a wanted message may have been altered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

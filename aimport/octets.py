@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aimport.errors import MessageUnreadable
-from aimport.model import Alike, Body, Fingerprint
+from aimport.model import ALIKE_KINDS, REDUCED_OCTETS, Alike, Body, Fingerprint
 
 
 def wire_form(body: bytes) -> bytes:
@@ -84,8 +84,8 @@ class _Odd:
 
     def alike(self, wire: Iterable[bytes]) -> Alike | None:
         """None: every server keeps such a message as it is."""
-        named = (("nul", self.nul), ("cr", self.bare), ("8-bit header", not self.ascii_))
-        kinds = [*(name for name, there in named if there), *(() if self.ended else ("final line end",))]
+        there = (self.nul, self.bare, not self.ascii_, not self.ended)
+        kinds = [kind for kind, is_there in zip(ALIKE_KINDS, there, strict=True) if is_there]
         if not kinds or not self.size:
             return None
         return Alike(digest=reduced_digest(wire), shortest=self.size - self.bare, kinds=tuple(kinds))
@@ -139,11 +139,11 @@ def reduced_header(block: bytes) -> bytes:
 
 
 def reduced_digest(pieces: Iterable[bytes]) -> bytes:
-    """SHA-256 of the `reduced_pieces` of a message in wire form."""
+    """What `Alike.digest` holds, of a message in wire form."""
     digest = hashlib.sha256()
     for piece in reduced_pieces(pieces):
         digest.update(piece)
-    return digest.digest()
+    return digest.digest()[:REDUCED_OCTETS]
 
 
 def pieces_of(body: Body) -> Iterator[bytes]:

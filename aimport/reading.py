@@ -19,7 +19,7 @@ class Seen:
 
     fingerprint: Fingerprint
     reduced: bytes
-    """SHA-256 of its reduced form; empty when that was not asked for."""
+    """As `Alike.digest`; empty when that was not asked for."""
     wire: bool
     """Its line ends are CRLF."""
 

@@ -31,6 +31,8 @@ from aimport import seams
 from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
 from aimport.journal import Journal, LaneLog, OpenBatch, RunArguments, runs
 from aimport.model import (
+    ALIKE_KINDS,
+    REDUCED_OCTETS,
     Alike,
     Appended,
     Batch,
@@ -381,9 +383,11 @@ REPAIRED = st.builds(
             st.none()
             | st.builds(
                 Alike,
-                digest=st.binary(min_size=32, max_size=32),
+                digest=st.binary(min_size=REDUCED_OCTETS, max_size=REDUCED_OCTETS),
                 shortest=st.integers(0, 2**40),
-                kinds=st.lists(st.sampled_from(["nul", "cr"])).map(tuple),
+                kinds=st.sets(st.sampled_from(ALIKE_KINDS)).map(
+                    lambda found: tuple(sorted(found, key=ALIKE_KINDS.index))
+                ),
             ),
         ),
         min_size=1,
