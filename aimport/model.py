@@ -228,7 +228,7 @@ class Unreadable:
 ALIKE_KINDS: Final = ("nul", "cr", "8-bit header", "final line end")
 """What about a message servers change."""
 REDUCED_OCTETS: Final = 16
-"""Of a SHA-256. In a store whose messages all lack their last line end, 16 more each would be a third of the journal."""
+"""Of a SHA-256. Where all messages lack their last line end, 16 more each would be a third of the journal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
