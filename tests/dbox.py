@@ -6,7 +6,7 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -154,8 +154,14 @@ async def listing(endpoint: Endpoint, *, salvage: bool = False) -> Listing:
 def _details(
     session: DboxSourceSession, selection: DboxSelection, read: Sequence[Message | Unreadable]
 ) -> list[Details | None]:
+    """None: it could not be read, or was expunged since."""
     reader = Reader(session.account, selection)
+    details: list[Details | None] = []
     try:
-        return [None if isinstance(each, Unreadable) else reader.details(row) for row, each in enumerate(read)]
+        for row, each in enumerate(read):
+            details.append(None)
+            with suppress(FileNotFoundError):
+                details[-1] = None if isinstance(each, Unreadable) else reader.details(row)
+        return details
     finally:
         reader.close()

@@ -25,6 +25,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from aimport.stores import inflate
 from tests import kept, mail
 from tests.fix_courier import Courier
 from tests.fix_cyrus import Cyrus
@@ -48,7 +49,7 @@ COUNTS: Final[Mapping[str, Mapping[str, tuple[int, int]]]] = {
     "dovecot": {
         "equal": (608, 3533),
         "equal but for line ends": (247, 247),
-        "altered: nul": (7, 7),
+        "altered: nul": (6, 6),
         "altered: cr": (2, 2),
         "rejected: the message has no octets": (2, 2),
     },
@@ -57,13 +58,13 @@ COUNTS: Final[Mapping[str, Mapping[str, tuple[int, int]]]] = {
         "equal but for line ends": (213, 213),
         "altered: 8-bit header": (38, 55),
         "rejected: Message contains invalid header": (25, 25),
-        "rejected: Message contains NUL characters": (7, 7),
+        "rejected: Message contains NUL characters": (6, 6),
         "rejected: the message has no octets": (2, 2),
     },
     "courier": {
         "equal": (588, 3512),
         "equal but for line ends": (227, 227),
-        "altered: final line end": (44, 45),
+        "altered: final line end": (43, 44),
         "altered: cr, final line end": (3, 3),
         "altered: cr": (2, 2),
         "rejected: the message has no octets": (2, 2),
@@ -129,14 +130,16 @@ def folder() -> Iterator[Path]:
 
 
 def files_of(folder: Path, share: str) -> list[File]:
-    """All files but the licences; of the sample, all of the odd ones."""
+    """All files but the licences, and what is compressed (in a Maildir, that means what comes out); of the sample,
+    all of the odd ones."""
     paths = [
         path for path in sorted(folder.rglob("*")) if path.is_file() and path.relative_to(folder).parts[0] != "LICENSES"
     ]
     chosen = []
     for number, path in enumerate(paths):
         if share == "whole" or path.relative_to(folder).parts[0] != MANY or number % 10 == 0:
-            chosen.append(path)
+            if inflate.format_of(path.read_bytes()[: inflate.HEAD]) is None:
+                chosen.append(path)
     return [File(str(path.relative_to(folder)), index, path.read_bytes()) for index, path in enumerate(chosen)]
 
 

@@ -38,6 +38,7 @@ _MANY: Final = 64 << 20  # arbitrary: a list of so many octets is a small matter
 PAUSES_S: Final = (0.02, 0.1, 0.4)
 """What no index has is looked for again after so long: a mail that comes has its file before its place in the index,
 one that goes has it longer, both for some milliseconds."""
+MADE_S: Final = 0.25
 PATIENCE_S: Final = 2.0
 """So long in all for one session: a store with many leftovers is not waited for in every folder."""
 SALVAGE: Final = "--salvage takes what is whole, also with resume"
@@ -230,6 +231,8 @@ class Account:
             table = Table()
             extras = self._extras(directory, table, indexed=False)
             if (extras or self._may_hold(directory)) and not self.salvage:
+                if self._pause(MADE_S):  # a folder that is just being made has its index last
+                    return self.select(mailbox)
                 raise MailboxError(f"{path}: there is no index, which alone has UIDs and flags", hint=SALVAGE)
             if extras:
                 notes.append(f"{path}: there is no index: flags and keywords of {len(extras)} messages are lost")
