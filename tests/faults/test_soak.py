@@ -67,6 +67,8 @@ class Figures:
     lost: Counter[mail.Seen] = field(default_factory=Counter)
     doubled: Counter[mail.Seen] = field(default_factory=Counter)
     deliveries_lost: int = 0
+    flags: int = 0
+    """Messages with other flags than they were sent with."""
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -74,8 +76,17 @@ class Figures:
         return (
             f"{self.users} users, {self.messages} messages, {self.messages / max(self.seconds, 0.1):.0f} messages/s; "
             f"killed: {kills or 'nothing'}; {self.resumes} resumes, {self.deliveries} deliveries by others; "
-            f"lost {self.lost.total()}, doubled {self.doubled.total()}, deliveries lost {self.deliveries_lost}"
+            f"lost {self.lost.total()}, doubled {self.doubled.total()}, deliveries lost {self.deliveries_lost}, "
+            f"other flags {self.flags}"
         )
+
+
+def _without_flags(messages: Counter[mail.Seen]) -> Counter[mail.Seen]:
+    """sdbox has flags in its index alone, and one that a killed process left behind is made anew without (seen)."""
+    found: Counter[mail.Seen] = Counter()
+    for seen, count in messages.items():
+        found[seen._replace(flags=frozenset())] += count
+    return found
 
 
 class Deliveries:
@@ -162,14 +173,13 @@ class Soak:
             {seen: count for seen, count in held.items() if seen.digest in set(map(mail.digest, deliveries.sent))}
         )
         ours = held - theirs
-        for name, some in (("lost", self.expected - ours), ("doubled", ours - self.expected)):
-            for seen in sorted(some, key=lambda seen: seen.digest)[:3]:
-                print(f"{self.target.name}: {name}: {seen}")
-        self.figures.lost += self.expected - ours
-        self.figures.doubled += ours - self.expected
-        there = Counter(seen.digest for seen in theirs.elements())
+        there, due = _without_flags(ours), _without_flags(self.expected)
+        self.figures.lost += due - there
+        self.figures.doubled += there - due
+        self.figures.flags += (self.expected - ours).total() - (due - there).total()
+        delivered = Counter(seen.digest for seen in theirs.elements())
         self.figures.deliveries += len(deliveries.acknowledged)
-        self.figures.deliveries_lost += sum(not there[mail.digest(body)] for body in deliveries.acknowledged)
+        self.figures.deliveries_lost += sum(not delivered[mail.digest(body)] for body in deliveries.acknowledged)
         self.figures.users += 1
         self.figures.messages += ours.total()
         job.fresh()
@@ -266,5 +276,6 @@ def test_nothing_is_lost_or_doubled_whoever_is_killed(folder: Path) -> None:
     kills = sum((each.kills for each in figures), Counter[str]())
     print(f"killed in all: {kills.total()}")
     assert all(not each.lost and not each.doubled and not each.deliveries_lost for each in figures)
+    assert not [each for target, each in zip(found, figures, strict=True) if each.flags and "sdbox" not in target.name]
     assert set(kills) == {"client", "server", "connection"}
     assert kills.total() >= (100 if SECONDS >= 600 else 5)
