@@ -138,4 +138,6 @@ def _message(user: str, number: int, received: datetime, size: int, text: bytes,
         end = text.rfind(b"\n", start, end) + 1 or end
         parts.append(text[start:end])
         left -= max(end - start, 64)
+    if not parts[-1].endswith(b"\n"):  # as nearly all real mail does; some servers add it
+        parts.append(b"\n")
     return b"".join(parts)
