@@ -130,7 +130,9 @@ async def listing(endpoint: Endpoint, *, salvage: bool = False) -> Listing:
                 if isinstance(each, Unreadable):
                     seen.unreadable.append(each)
                     continue
-                assert known is not None
+                if known is None:  # between the two
+                    seen.unreadable.append(Unreadable(key=each.key, code="vanished", text="expunged since it was read"))
+                    continue
                 body = whole(each.body)
                 if not isinstance(each.body, bytes):
                     each.body.close()
