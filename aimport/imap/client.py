@@ -206,9 +206,13 @@ async def _open(endpoint: Endpoint, control: Control, deadline_s: float, resolve
             break
     else:
         raise failure
-    await loop.create_connection(
-        lambda: control, sock=sock, ssl=tls, server_hostname=endpoint.host if tls is not None else None
-    )
+    try:
+        await loop.create_connection(
+            lambda: control, sock=sock, ssl=tls, server_hostname=endpoint.host if tls is not None else None
+        )
+    except BaseException:  # the server was gone again, say: then nobody owns the socket
+        sock.close()
+        raise
 
 
 @lru_cache(maxsize=8)
