@@ -18,7 +18,7 @@ from aimport.account import Account, Work
 from aimport.errors import MailboxNotFound
 from aimport.interfaces import DestinationSession
 from aimport.journal import Amendment, Entry, LaneLog
-from aimport.model import Appended, Fingerprint, MessageKey, Position, Stored, Survey, Uid, Wanted
+from aimport.model import Appended, Fingerprint, MessageKey, Position, Stored, Survey, Uid
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +76,11 @@ async def _look_for(
         if given in missing or (given is None and short):
             asked.append(entry)
         else:
-            others[_wanted(entry).fingerprint] += 1
+            others[entry.sent.fingerprint] += 1
     matched = reconcile.match(
-        [_wanted(entry) for entry in asked],
+        [entry.sent for entry in asked],
         [entry.date for entry in asked],
-        await writer.find(work.target, [_wanted(entry) for entry in asked], lane.floor),
+        await writer.find(work.target, [entry.sent for entry in asked], lane.floor),
         claimed_uids=(),
         claimed_fingerprints=others,
     )
@@ -100,17 +100,17 @@ async def _late(lane: LaneLog, writer: DestinationSession, work: Work, survey: S
         if (uid := int(key.rpartition(":")[2])) >= floor and uid not in lane.uids
     }
     entries = await to_thread.run_sync(_committed, lane)
-    asked = [entry for entry in entries if (_wanted(entry).fingerprint.size, entry.date) in others]
+    asked = [entry for entry in entries if (entry.sent.fingerprint.size, entry.date) in others]
     if not asked:
         return []
     there: Counter[tuple[Fingerprint, int | None]] = Counter(
         (one.fingerprint, one.internal_date)
-        for one in await writer.find(work.target, [_wanted(entry) for entry in asked], lane.floor)
+        for one in await writer.find(work.target, [entry.sent for entry in asked], lane.floor)
     )
-    there.subtract((_wanted(entry).fingerprint, entry.date) for entry in asked)
+    there.subtract((entry.sent.fingerprint, entry.date) for entry in asked)
     doubled = []
     for entry in asked:
-        content = (_wanted(entry).fingerprint, entry.date)
+        content = (entry.sent.fingerprint, entry.date)
         if there[content] > 0 and entry.key not in lane.doubtful:
             there[content] -= 1
             doubled.append(_amendment(entry, None, doubled=True))
@@ -127,13 +127,8 @@ def _given(entry: Entry) -> Uid | None:
     return entry.outcome.uid
 
 
-def _wanted(entry: Entry) -> Wanted:
-    assert entry.wanted is not None
-    return entry.wanted
-
-
 def _amendment(entry: Entry, match: Stored | None, *, doubled: bool = False) -> Amendment:
-    wanted, given = _wanted(entry), _given(entry)
+    wanted, given = entry.sent, _given(entry)
     return Amendment(
         number=wanted.number,
         index=wanted.index,

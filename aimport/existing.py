@@ -11,7 +11,6 @@ Sees only `interfaces`.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -23,6 +22,7 @@ from aimport import octets
 from aimport.account import Account, Work
 from aimport.interfaces import DestinationSession, SourceSession
 from aimport.journal import LaneLog
+from aimport.keyset import Spans
 from aimport.model import Appended, Mailbox, MessageKey, Position, Present, Selection
 from aimport.query.facts import Fact
 from aimport.reading import seen_of
@@ -107,9 +107,9 @@ async def existing(
             return {}
         sizes = await _sizes(reader, selection, asking)
         sizes_there = await _sizes(there, held, free)
-        spans = _Spans((size - size // SHRUNK, size + 2) for size in sizes.values())
+        spans = Spans((size - size // SHRUNK, size + 2) for size in sizes.values())
         free = [place for place in free if (size := sizes_there.get(place)) is not None and size in spans]
-        spans = _Spans((sizes_there[place] - 2, sizes_there[place] * SHRUNK // (SHRUNK - 1) + 1) for place in free)
+        spans = Spans((sizes_there[place] - 2, sizes_there[place] * SHRUNK // (SHRUNK - 1) + 1) for place in free)
         asking = [place for place in asking if (size := sizes.get(place)) is not None and size in spans]
         headers_there: dict[bytes, deque[int]] = {}
         async for place, (digest, _) in _headers(there, held, free):
@@ -167,21 +167,3 @@ def _column(
 ) -> Iterable[tuple[int, T]]:
     assert column is not None, "a column that was asked for"
     return ((place, value) for place in places if (value := column[place]) is not None)
-
-
-class _Spans:
-    """Numbers from and to, joined where they touch."""
-
-    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
-        for first, last in sorted(spans):
-            if self._lasts and first <= self._lasts[-1] + 1:
-                self._lasts[-1] = max(last, self._lasts[-1])
-            else:
-                self._firsts.append(first)
-                self._lasts.append(last)
-
-    def __contains__(self, number: int) -> bool:
-        at = bisect_left(self._lasts, number)
-        return at < len(self._firsts) and self._firsts[at] <= number

@@ -194,6 +194,12 @@ class Entry:
     outcome: Appended | Rejected | Present | None
 
     @property
+    def sent(self) -> Wanted:
+        """`wanted` of one that was in a batch, as every committed one was."""
+        assert self.wanted is not None, "it never came as far as a batch"
+        return self.wanted
+
+    @property
     def fingerprint(self) -> Fingerprint | None:
         return None if self.wanted is None else self.wanted.fingerprint
 
@@ -213,6 +219,16 @@ class Amendment:
     """It is not there any more, and is sent again."""
     doubled: bool = False
     """It is there, and so is one more that may be of the same batch."""
+
+
+def floor_of(position: Position, lowest: int | None) -> Position:
+    """Where to look for messages of a lane that began at `position`: there, or everywhere when `lowest`, a UID of one,
+    is below it.
+
+    Then the server said UIDNEXT too high, or gave the UID of an equal message that was there before (Gmail).
+    """
+    truthful = lowest is None or position.uidnext <= lowest
+    return position if truthful else Position(uidvalidity=position.uidvalidity, uidnext=1)
 
 
 class LaneLog:
@@ -249,13 +265,8 @@ class LaneLog:
 
     @property
     def floor(self) -> Position:
-        """Where to look for messages of this lane: `position`, or everywhere when a UID below it came to light.
-
-        Then the server said UIDNEXT too high, or gave the UID of an equal message that was there before (Gmail).
-        """
-        lowest = self.uids.lowest
-        truthful = lowest is None or self.position.uidnext <= lowest
-        return self.position if truthful else Position(uidvalidity=self.position.uidvalidity, uidnext=1)
+        """Where to look for messages of this lane."""
+        return floor_of(self.position, self.uids.lowest)
 
     @property
     def open_batches(self) -> list[OpenBatch]:

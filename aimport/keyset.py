@@ -7,9 +7,9 @@ costs 100 octets; here each range costs 16, each key that is no UID what a set t
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 
 class Numbers(Collection[int]):
@@ -92,6 +92,24 @@ class Numbers(Collection[int]):
         del self._first[:], self._last[:]
         self._more.clear()
         self.distinct = 0
+
+
+class Spans:
+    """Numbers from and to, joined where they touch; whether one is among them takes logarithmic time."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        for first, last in sorted(spans):
+            if self._lasts and first <= self._lasts[-1] + 1:
+                self._lasts[-1] = max(last, self._lasts[-1])
+            else:
+                self._firsts.append(first)
+                self._lasts.append(last)
+
+    def __contains__(self, number: int) -> bool:
+        at = bisect_left(self._lasts, number)
+        return at < len(self._firsts) and self._firsts[at] <= number
 
 
 class KeySet(Collection[str]):

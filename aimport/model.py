@@ -254,6 +254,11 @@ class Fingerprint:
     digest: bytes
     alike: Alike | None = field(default=None, compare=False)
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """From and to which size a server may keep it: exactly its own, but for one that has `alike`."""
+        return (self.size, self.size) if self.alike is None else (self.alike.shortest, self.size + len(b"\r\n"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:

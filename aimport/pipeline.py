@@ -164,7 +164,7 @@ async def _try_until_done(account: Account) -> None:
         progress = counted()
         idle = 1 if progress > known else idle + 1
         known = progress
-        if run.stopping or idle >= limits.attempts or not _worth_retrying(error):
+        if run.stopping or idle >= limits.attempts or not worth_retrying(error):
             return False
         assert isinstance(error, AimportError)
         doubled = min(limits.retry_wait_s * 2.0 ** (idle - 1), MAX_RETRY_WAIT_S)
@@ -180,7 +180,7 @@ async def _try_until_done(account: Account) -> None:
             await _copy_account(account)
 
 
-def _worth_retrying(error: Exception) -> bool:
+def worth_retrying(error: Exception) -> bool:
     return isinstance(error, AimportError) and error.scope is not Scope.RUN and error.retry is Retry.LATER
 
 

@@ -22,21 +22,20 @@ from anyio import to_thread
 
 from aimport import names, reconcile
 from aimport.account import Run
-from aimport.errors import AimportError, Retry, Scope, Status
+from aimport.errors import AimportError, Status
 from aimport.interfaces import DestinationSession
-from aimport.journal import Entry, Journal, Lane
+from aimport.journal import Entry, Journal, Lane, floor_of
+from aimport.keyset import Spans
 from aimport.model import (
     Appended,
     Fingerprint,
     Mailbox,
     MessageKey,
-    Position,
     Stored,
     Survey,
     UserJob,
-    Wanted,
 )
-from aimport.pipeline import opened
+from aimport.pipeline import opened, worth_retrying
 from aimport.reading import Seen, seen_of
 
 What = Literal["missing", "altered", "doubled"]
@@ -155,7 +154,7 @@ async def verify_user(
     verified = Verified(user=job.user)
     told: list[Difference] = []
     try:
-        async for attempt in stamina.retry_context(on=_passes, attempts=TRIES, timeout=None):
+        async for attempt in stamina.retry_context(on=worth_retrying, attempts=TRIES, timeout=None):
             with attempt:
                 verified = Verified(user=job.user)
                 told.clear()
@@ -165,10 +164,6 @@ async def verify_user(
     for difference in told:
         tell(difference)
     return verified
-
-
-def _passes(error: Exception) -> bool:
-    return isinstance(error, AimportError) and error.scope is not Scope.RUN and error.retry is Retry.LATER
 
 
 class _Check:
@@ -232,10 +227,7 @@ class _Mailbox:
         uids = [
             entry.outcome.uid for entry in self._entries if isinstance(entry.outcome, Appended) and entry.outcome.uid
         ]
-        floor = lane.position
-        if min(uids, default=floor.uidnext) < floor.uidnext:
-            floor = Position(uidvalidity=floor.uidvalidity, uidnext=1)
-        survey = await self._writer.survey(self._mailbox, floor)
+        survey = await self._writer.survey(self._mailbox, floor_of(lane.position, min(uids, default=None)))
         if survey is None:
             for entry in self._entries:
                 self._differs(entry, "missing", "", None)
@@ -276,22 +268,17 @@ class _Mailbox:
 
     def _place(self, entry: Entry) -> str:
         assert isinstance(entry.outcome, Appended)
-        return self._writer.place(_wanted(entry), entry.outcome.uid, self._lane.position.uidvalidity)
+        return self._writer.place(entry.sent, entry.outcome.uid, self._lane.position.uidvalidity)
 
     def _sampled(self, entry: Entry) -> bool:
         return int.from_bytes(_sent(entry).digest[:4], "big") < self._check.share * 2**32
 
     def _candidates(self, survey: Survey, owners: Collection[int], unplaced: Sequence[Entry]) -> Iterator[int]:
         """What nobody claims and may be one of `unplaced`, or one more of a message that is in its place."""
-        sizes = {_sent(entry).size for entry in unplaced}
-        spans = [
-            (alike.shortest, _sent(entry).size + 2) for entry in unplaced if (alike := _sent(entry).alike) is not None
-        ]
+        sizes = Spans(_sent(entry).span for entry in unplaced)
         ours = {(_sent(entry).size, entry.date) for entry in self._entries}
         for at, (size, date) in enumerate(zip(survey.sizes, survey.dates, strict=True)):
-            if at not in owners and (
-                size in sizes or (size, date) in ours or any(first <= size <= last for first, last in spans)
-            ):
+            if at not in owners and (size in sizes or (size, date) in ours):
                 yield at
 
     async def _read(self, survey: Survey, places: Sequence[int]) -> dict[int, Seen]:
@@ -319,7 +306,7 @@ class _Mailbox:
         }
         places = {id(one): at for at, one in stored.items()}
         matched = reconcile.match(
-            [_wanted(entry) for entry in entries],
+            [entry.sent for entry in entries],
             [entry.date for entry in entries],
             list(stored.values()),
             claimed_uids=(),
@@ -391,13 +378,8 @@ def _uid(key: MessageKey) -> int:
     return int(key.rpartition(":")[2])
 
 
-def _wanted(entry: Entry) -> Wanted:
-    assert entry.wanted is not None
-    return entry.wanted
-
-
 def _sent(entry: Entry) -> Fingerprint:
-    return _wanted(entry).fingerprint
+    return entry.sent.fingerprint
 
 
 def _is_altered(entry: Entry, found: Seen) -> bool:

@@ -10,6 +10,7 @@ import logging
 import os
 import stat
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import ClassVar, Final
 
@@ -27,6 +28,11 @@ from aimport.names import printable
 logger = logging.getLogger(__name__)
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+WIDE: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+    | {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ESTALE}
+)
+"""These say nothing about one message but about the place it should go to."""
 FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _NOATIME: Final = getattr(os, "O_NOATIME", 0)
 
@@ -50,6 +56,20 @@ def open_regular(name: str, dir_fd: int) -> int:
         return fd
     os.close(fd)
     raise OSError(errno.EINVAL, "not a regular file")
+
+
+def below(steps: Sequence[str], root: int) -> int:
+    """The directory at the end of these steps; -1 when there is none."""
+    fd = os.dup(root)
+    for step in steps:
+        above = fd
+        try:
+            fd = os.open(step, DIRECTORY, dir_fd=above)
+        except FileNotFoundError:
+            return -1
+        finally:
+            os.close(above)
+    return fd
 
 
 def on_disk(step: str, above: int) -> str:

@@ -84,14 +84,14 @@ async def test_no_failing_step_shows_the_secret(
 ) -> None:
     """Logs at every level, results, report, journal, rejects, traces; the server repeats what it heard at the login."""
     raised: list[str] = []
-    worth_retrying = pipeline._worth_retrying
+    worth_retrying = pipeline.worth_retrying
 
     def keep(error: Exception) -> bool:
         raised.append("".join(traceback.format_exception(error)))
         raised.append(repr(error) + repr(error.__dict__))
         return worth_retrying(error)
 
-    monkeypatch.setattr(pipeline, "_worth_retrying", keep)
+    monkeypatch.setattr(pipeline, "worth_retrying", keep)
     monkeypatch.setattr("aimport.imap.client._TOKENS", Tokens())
     secret = Secret(kind="literal", text=CANARY)
     shown: list[str] = []

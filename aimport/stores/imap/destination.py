@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from array import array
-from bisect import bisect_right
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ from aimport.imap.link import link_is_slow
 from aimport.imap.profiles import Profile
 from aimport.imap.responses import Exists, Fetch, Quota, Tagged, append_uids, date_time
 from aimport.interfaces import SourceSession
+from aimport.keyset import Spans
 from aimport.model import (
     Appended,
     Batch,
@@ -304,8 +304,8 @@ class ImapDestinationSession(Session):
         self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position, validity: int
     ) -> Sequence[Stored]:
         floor = since.uidnext if validity == since.uidvalidity else 1
-        sizes = {one.fingerprint.size for one in wanted}
-        spans = _spans(one.fingerprint for one in wanted)
+        sizes = Spans(one.fingerprint.span for one in wanted)
+        altered = any(one.fingerprint.alike is not None for one in wanted)
         candidates: dict[int, Fetch] = {}
         exchange = await self._connection.start(
             b"UID FETCH", b"%d:*" % max(floor, 1), b"(UID RFC822.SIZE INTERNALDATE)"
@@ -314,8 +314,8 @@ class ImapDestinationSession(Session):
             for fetch in responses:
                 # n:* always has the last message, whatever its UID (RFC 9051 §6.4.9).
                 if isinstance(fetch, Fetch) and fetch.uid is not None and fetch.uid >= floor:
-                    unsized = fetch.size is None or self._profile.fetch_whole == "RFC822"  # sizes are not of the whole
-                    if unsized or fetch.size in sizes or _within(fetch.size or 0, spans):
+                    # The sizes of what is read by RFC822 are not of the whole.
+                    if fetch.size is None or self._profile.fetch_whole == "RFC822" or fetch.size in sizes:
                         candidates[fetch.uid] = fetch
         self._demand(await exchange.result(), mailbox)
         stored: list[Stored] = []
@@ -326,7 +326,7 @@ class ImapDestinationSession(Session):
                     if isinstance(fetch, Fetch) and fetch.body is not None and fetch.uid in candidates:
                         listed = candidates.pop(fetch.uid)
                         moment = date_time(listed.internal_date or "")
-                        found, reduced = await _identities(fetch.body, mailbox, altered=bool(spans))
+                        found, reduced = await _identities(fetch.body, mailbox, altered=altered)
                         stored.append(
                             Stored(
                                 fingerprint=found,
@@ -524,22 +524,6 @@ class _Appending:
     def _none_stored(self, places: Sequence[int], error: AimportError | None) -> None:
         for place in places:
             self._outcomes[place] = NotStored(key=self._items.pop(place).message.key, error=error)
-
-
-def _spans(prints: Iterable[Fingerprint]) -> list[tuple[int, int]]:
-    """Sizes, from and to, of what a server may make of messages that it does not keep as they are; ascending, apart."""
-    spans: list[tuple[int, int]] = []
-    for first, last in sorted((one.alike.shortest, one.size + len(b"\r\n")) for one in prints if one.alike is not None):
-        if spans and first <= spans[-1][1] + 1:
-            spans[-1] = (spans[-1][0], max(last, spans[-1][1]))
-        else:
-            spans.append((first, last))
-    return spans
-
-
-def _within(size: int, spans: Sequence[tuple[int, int]]) -> bool:
-    at = bisect_right(spans, (size, sys.maxsize)) - 1
-    return at >= 0 and size <= spans[at][1]
 
 
 async def _identities(body: bytes | Sink, mailbox: Mailbox, *, altered: bool) -> tuple[Fingerprint, bytes]:

@@ -8,7 +8,6 @@ here: they are dropped, and told.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -17,7 +16,6 @@ from array import array
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from typing import Final
 
 from anyio import from_thread, to_thread
 
@@ -50,10 +48,6 @@ from aimport.stores.maildir.destination import as_stored
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(\d+R[^.,]*B\d+N\d+),S=(\d+),W=(\d+)\.eml", re.ASCII)
-_WIDE: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-    | {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ESTALE}
-)
 
 
 class EmlDestination:
@@ -205,7 +199,7 @@ class EmlDestinationSession:
             try:
                 written.append(self._write(fd, mode, stem(batch, index), message, fingerprint))
             except OSError as error:
-                if error.errno in _WIDE:
+                if error.errno in files.WIDE:
                     raise
                 text = f"{path}: {error.strerror or error}"
                 outcomes.append(Rejected(key=message.key, code="", text=text))

@@ -9,7 +9,6 @@ names sort as they were appended, so Dovecot gives UIDs in that order.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
@@ -18,7 +17,6 @@ from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
-from typing import Final
 
 from anyio import from_thread, to_thread
 
@@ -61,12 +59,6 @@ from aimport.stores.maildir.names import (
 from aimport.stores.maildir.source import MaildirSourceSession
 
 logger = logging.getLogger(__name__)
-
-# These say nothing about one message but about the place it should go to.
-_WIDE: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-    | {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ESTALE}
-)
 
 
 class MaildirDestination:
@@ -311,7 +303,7 @@ class _Writer:
                     try:
                         base = self._write(start, message, fingerprint)
                     except OSError as error:
-                        if error.errno in _WIDE:
+                        if error.errno in files.WIDE:
                             raise
                         outcomes.append(self._rejected(message, error))
                         continue
@@ -330,7 +322,7 @@ class _Writer:
                     try:
                         os.rename(base, name, src_dir_fd=self.folder.tmp, dst_dir_fd=fd)
                     except OSError as error:
-                        if error.errno in _WIDE:
+                        if error.errno in files.WIDE:
                             raise
                         self._remove(base)
                         outcomes[index] = self._rejected(batch.messages[index], error)

@@ -167,7 +167,7 @@ def _flat(layout: Layout, root: int) -> Iterator[str]:
 
 def _tree(layout: Layout, root: int) -> Iterator[str]:
     """Folders of LAYOUT=fs, however deep; one whose turn has come is open, with those above it."""
-    above = _below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
+    above = files.below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
     if above < 0:
         return
     stack: list[tuple[int, str, Iterator[str]]] = [(above, "", iter(_names(above)))]
@@ -205,20 +205,6 @@ def _names(fd: int) -> list[str]:
     from_thread.check_cancelled()
     with os.scandir(fd) as entries:
         return sorted(entry.name for entry in entries if entry.is_symlink() or entry.is_dir(follow_symlinks=False))
-
-
-def _below(steps: Sequence[str], root: int) -> int:
-    """The directory at the end of these steps; -1 when there is none."""
-    fd = os.dup(root)
-    for step in steps:
-        above = fd
-        try:
-            fd = os.open(step, files.DIRECTORY, dir_fd=above)
-        except FileNotFoundError:
-            return -1
-        finally:
-            os.close(above)
-    return fd
 
 
 def _is_foreign(link: str, above: int) -> bool:

@@ -189,7 +189,7 @@ class MboxSourceSession:
     def _tree(self, root: int) -> Iterator[Mailbox]:
         """Mailboxes of a tree of files, however deep; one directory a level is open."""
         layout = self._layout
-        above = _below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
+        above = files.below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
         if above < 0:
             return
         stack: list[tuple[int, Steps, Iterator[str]]] = [(above, (), iter(sorted(os.listdir(above))))]
@@ -309,7 +309,7 @@ class MboxSourceSession:
         try:
             if stat.S_ISREG(os.fstat(root).st_mode):
                 return ()
-            above = _below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
+            above = files.below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
             names = sorted(os.listdir(above), reverse=True) if above >= 0 else []
             if above >= 0:
                 os.close(above)
@@ -318,20 +318,6 @@ class MboxSourceSession:
         finally:
             os.close(root)
         return next(((name,) for name in names if without_suffix(name).upper() == INBOX), layout.steps(mailbox))
-
-
-def _below(steps: Sequence[str], root: int) -> int:
-    """The directory at the end of these steps; -1 when there is none."""
-    fd = os.dup(root)
-    for step in steps:
-        above = fd
-        try:
-            fd = os.open(step, files.DIRECTORY, dir_fd=above)
-        except FileNotFoundError:
-            return -1
-        finally:
-            os.close(above)
-    return fd
 
 
 def _path(layout: Layout, steps: Steps) -> str:
