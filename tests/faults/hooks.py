@@ -56,3 +56,15 @@ def clock_jumps_about() -> None:
 def clock_is_past_2038() -> None:
     now = time.time()
     _jumping(lambda reading: 2**31 - now + reading)
+
+
+def in_chunks() -> None:
+    """Each run is one of several processes, whose only worker is a thread of the driver: both die at a counted step."""
+    from aimport.cli import work
+    from aimport.cli.call import Processes
+    from aimport.runners import chunks
+
+    def engine_of(processes: Processes) -> chunks.Engine:
+        return chunks.Here()
+
+    work.engine_of = engine_of
