@@ -429,7 +429,7 @@ class _Driver:
             tasks.start_soon(self._sort, jobs, send, send_own)
             for _ in range(self._own.limits.users):
                 tasks.start_soon(self._import_own, receive_own.clone())
-            for _ in range(self._engine.slots + 1):  # one more, so that no worker waits for its next chunk
+            for _ in range(self._engine.slots):  # no more: a worker that dies takes along what waits behind it
                 tasks.start_soon(self._hand_over, receive.clone())
             receive.close()
             receive_own.close()

@@ -47,7 +47,7 @@ CONNECT_S: Final = 10.0
 CLOSE_S: Final = 10.0
 for _name in [*logging.root.manager.loggerDict]:
     if _name.split(".")[0] in ("distributed", "tornado"):  # in a worker too, which finds this task here
-        logging.getLogger(_name).setLevel(logging.ERROR)
+        logging.getLogger(_name).setLevel(logging.CRITICAL)  # what comes of it for a run is told in our own words
 _QUIET: Final = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
@@ -209,7 +209,7 @@ class LocalWorkers(_Cluster):
             security=security,
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
             memory_limit=None,
             local_directory=self._scratch,
         )
