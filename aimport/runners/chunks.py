@@ -15,6 +15,7 @@ Knows no engine: `cluster` has those of Dask.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
 import platform
@@ -62,6 +63,8 @@ LISTEN_S: Final = 1.0
 """How often a worker asks for its orders and tells how far it is."""
 LOST_TRIES: Final = 3
 """How often in a row a worker may die of the same users before they are left out."""
+NOT_BEGUN_TRIES: Final = 10
+"""How often a chunk is handed out before its worker's death is taken for its own doing though it never began."""
 HELD_S: Final = 120.0
 """How long a shard may be locked by a worker that nobody waits for any more: it hears of it within a second, and has
 the grace time to end; one that hangs in its file system has more."""
@@ -218,6 +221,7 @@ def import_chunk(chunk: Chunk) -> Done:
 
 
 async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
+    _tell(_progress(chunk.directory, chunk.shard), Figures())  # it has begun
     run = Run(journal=journal, **chunk.settings)  # type: ignore[arg-type]  # they are fields of a Run
     run.limits = within_the_machine(run.limits)
     per_host = run.limits.connections_per_host
@@ -250,7 +254,7 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
 
 async def _listen(chunk: Chunk, run: Run, scope: anyio.CancelScope) -> None:
     """Obeys the orders and tells how far it is, until cancelled."""
-    path = shard_directory(chunk.directory, chunk.shard) / PROGRESS
+    path = _progress(chunk.directory, chunk.shard)
     while True:
         word = await anyio.to_thread.run_sync(orders.ask, chunk.directory, chunk.token)
         if word == "end":
@@ -262,6 +266,10 @@ async def _listen(chunk: Chunk, run: Run, scope: anyio.CancelScope) -> None:
             run.gave_up = True
         await anyio.to_thread.run_sync(_tell, path, run.counters.figures())
         await anyio.sleep(LISTEN_S)
+
+
+def _progress(run: Path, shard: int) -> Path:
+    return shard_directory(run, shard) / PROGRESS
 
 
 def _tell(path: Path, figures: Figures) -> None:
@@ -410,15 +418,12 @@ class _Driver:
             await anyio.sleep(LISTEN_S)
 
     def _count(self) -> None:
-        live = [_told(self._progress(shard)) for shard in self._live]
+        live = [_told(_progress(self.directory, shard)) for shard in self._live]
         self.run.counters.show(Figures.sum([self._past, self._own.counters.figures(), *live]))
         limit = self.run.limits.max_errors
         if limit and self.run.counters.users_failed >= limit and self.orders.word == "work":
             self.run.gave_up = self._own.gave_up = True
             self.orders.give("enough")
-
-    def _progress(self, shard: int) -> Path:
-        return shard_directory(self.directory, shard) / PROGRESS
 
     # --- one pass over the users
 
@@ -534,18 +539,27 @@ class _Driver:
             WorkerLost
             RunHeld: a worker of before does not let go of it.
         """
-        self._progress(chunk.shard).unlink(missing_ok=True)
+        progress = _progress(self.directory, chunk.shard)
+        progress.unlink(missing_ok=True)
         self._live.add(chunk.shard)
         try:
             until = anyio.current_time() + HELD_S
-            while (done := await self._engine.run(chunk)).held and not self.run.stopping:
+            for tries in itertools.count(1):
+                try:
+                    done = await self._engine.run(chunk)
+                except WorkerLost:
+                    if tries == NOT_BEGUN_TRIES or progress.exists():
+                        raise
+                    continue  # it had not begun: its worker died of another chunk
+                if not done.held or self.run.stopping:
+                    return done
                 if anyio.current_time() > until:
                     raise RunHeld(
                         f"{shard_directory(self.directory, chunk.shard)} is held by another process",
                         hint="a worker of this run that hangs: end it, then resume",
                     )
                 await anyio.sleep(LISTEN_S)
-            return done
+            raise AssertionError(chunk)
         finally:
             self._live.discard(chunk.shard)
 

@@ -186,21 +186,41 @@ def test_a_worker_that_dies_costs_nothing(site: Site) -> None:
 
 
 def test_a_user_of_whom_workers_die_costs_the_others_nothing(site: Site) -> None:
+    """It is found out by halving: the others are imported, it is named, and tried again by a resume."""
     bad = USERS[4]
 
+    def has_it(chunk: Chunk) -> bool:
+        return any(job.user == bad for job in chunk.jobs)
+
     def die(chunk: Chunk) -> None:
-        if any(job.user == bad for job in chunk.jobs):
+        if has_it(chunk):
+            (shard_directory(chunk.directory, chunk.shard) / chunks.PROGRESS).touch()
             raise WorkerLost("killed")
 
-    code, report = site.import_(Threads(before=die))
-    users = report["users"]
-    assert code == 75 and isinstance(users, list)
-    assert {each["user"]: each["status"] for each in users} == {
-        user: "failed" if user == bad else "done" for user in USERS
-    }
-    [error] = [each["error"] for each in users if each["error"]]
+    engine = Threads(before=die)
+    code, report = site.import_(engine)
+    assert code == 75
+    assert [len(chunk.jobs) for chunk in engine.ran if has_it(chunk)] == [5, 5, 3, 2, 1, 1, 1]
+    ended = {each["user"]: each["status"] for each in report["users"]}
+    assert ended == {user: "failed" if user == bad else "done" for user in USERS}
+    [error] = [each["error"] for each in report["users"] if each["error"]]
     assert "worker processes died" in error
     assert site.resume(Threads())[0] == 0
+    site.check()
+
+
+def test_a_chunk_that_never_began_is_not_to_blame_for_its_worker(site: Site) -> None:
+    """A worker that dies of one chunk takes along those that wait behind it."""
+    tries: Counter[int] = Counter()
+
+    def die(chunk: Chunk) -> None:
+        tries[chunk.shard] += 1
+        if tries[chunk.shard] < 6:
+            raise WorkerLost("killed")
+
+    engine = Threads(before=die)
+    assert site.import_(engine)[0] == 0
+    assert {len(chunk.jobs) for chunk in engine.ran} == {5, 2}, "none was cut"
     site.check()
 
 
