@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import pickle
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -54,7 +53,8 @@ class Threads:
     async def run(self, chunk: Chunk) -> Done:
         self.ran.append(chunk)
         self.before(chunk)
-        done = await anyio.to_thread.run_sync(import_chunk, chunk)
+        packed = chunks.pack(chunk)
+        done = await anyio.to_thread.run_sync(lambda: import_chunk(chunks.unpack(packed)))
         self.after(chunk)
         return done
 
@@ -293,7 +293,7 @@ def test_a_literal_secret_stays_with_the_driver(site: Site, tmp_path: Path) -> N
     seen: list[bytes] = []
 
     def look(chunk: Chunk) -> None:
-        seen.append(pickle.dumps(chunk) + repr(chunk).encode())
+        seen.append(chunks.pack(chunk) + repr(chunk).encode())
 
     words = (
         "import", "-F", str(file), "--to", "imap://127.0.0.1:1/?tls=off", "--json", "--journal", f"{tmp_path}/journal",
@@ -314,6 +314,15 @@ def test_references_may_travel(kind: str) -> None:
     literal = Endpoint(scheme="imap", host="h", secret=Secret(kind="literal", text="x"))
     with pytest.raises(ConfigurationError, match="secrets do not travel"):
         refuse_literals(UserJob(user="bob", source=endpoint, destination=literal))
+
+
+@pytest.mark.parametrize("path", ["/srv/bob", "/srv/b\udcf6b"])
+def test_what_is_packed_for_a_worker_is_unpacked_as_it_was(path: str, tmp_path: Path) -> None:
+    """Also the name of a file that is not UTF-8."""
+    endpoint = Endpoint(scheme="maildir", path=path, secret=Secret(kind="held", text="1:2:3:4"), options=(("a", "b"),))
+    job = UserJob(user="bob", source=endpoint, destination=endpoint)
+    chunk = Chunk(directory=tmp_path, shard=1, jobs=(job, job), settings={"limits": Limits()}, token="t")
+    assert chunks.unpack(chunks.pack(chunk)) == chunk
 
 
 @pytest.mark.parametrize(
