@@ -167,8 +167,11 @@ class DestinationSession(Protocol):
         """
         ...
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
-        """What is there at or above `since` (all of it when UIDVALIDITY is another); None: there is no such mailbox."""
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
+        """What is there at or above `since` (all of it when UIDVALIDITY is another); None: there is no such mailbox.
+
+        Without `sizes` nobody looks at sizes and dates, which may be missing then.
+        """
         ...
 
     def reading(self, mailbox: Mailbox) -> AbstractAsyncContextManager[tuple[SourceSession, Mailbox]]:

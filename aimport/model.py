@@ -379,8 +379,8 @@ class Survey:
     """What a mailbox holds at or above a position, in the store's order; no octets were read.
 
     `keys`, `sizes` (octets of the wire form, as the store says) and `dates` (seconds since 1970) stand beside each
-    other; keys are those that a source gives which reads the same account. `at` finds the index of a place
-    (`DestinationSession.place`), None when nothing is there.
+    other; the latter two may be empty where nobody asked for them. Keys are those that a source gives which reads the
+    same account. `at` finds the index of a place (`DestinationSession.place`), None when nothing is there.
     """
 
     uidvalidity: int

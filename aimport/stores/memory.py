@@ -407,7 +407,7 @@ class MemoryDestinationSession:
                 )
         return found
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         await self._store._event("survey", self._account, mailbox)
         stored = self._mailbox(mailbox)
         if stored is None:

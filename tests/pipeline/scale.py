@@ -111,7 +111,7 @@ class Writer:
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         raise AssertionError("nothing is in doubt")
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey:
         count = len(self._sizes)
         keys = UidKeys(VALIDITY, array("Q", range(DESTINATION_FIRST, DESTINATION_FIRST + count)))
         dates = array("q", [int(DATE.timestamp())]) * count

@@ -123,7 +123,7 @@ class Reader:
             self._ahead[1].body.close()
 
     def read(self, wanted: Sequence[tuple[MessageKey, int]]) -> list[Message | Unreadable]:
-        """The first of `wanted` (key and row), one at least, up to about HOP_OCTETS; a large one stands alone.
+        """The first of `wanted` (key and row), one at least, up to HOP_OCTETS; a larger one stands alone.
 
         Raises:
             MailboxError: the folder cannot be read any more.
@@ -147,13 +147,12 @@ class Reader:
             else:
                 result = self._read_one(key, row)
             if isinstance(result, Message):
-                if done and not isinstance(result.body, bytes):
+                octets += len(result.body)
+                # A list just above what a batch may hold would go as two batches, the second of one message.
+                if done and (octets > HOP_OCTETS or not isinstance(result.body, bytes)):
                     self._ahead = (key, result)
                     break
-                octets += len(result.body)
             done.append(result)
-            if octets >= HOP_OCTETS:
-                break
             if len(done) % 16 == 0:
                 from_thread.check_cancelled()
         return done

@@ -67,7 +67,7 @@ from aimport.stores.imap.account import (
     uidvalidity_of,
     without,
 )
-from aimport.stores.imap.source import ImapSourceSession
+from aimport.stores.imap.source import ImapSourceSession, found_uids, search_words
 from aimport.stores.keys import UidKeys
 
 logger = logging.getLogger(__name__)
@@ -338,13 +338,17 @@ class ImapDestinationSession(Session):
             self._demand(await exchange.result(), mailbox)
         return stored
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         try:
             async with self._looked_at(mailbox) as reply:
                 validity = uidvalidity_of(reply)
-                uids, sizes, dates = array("Q"), array("Q"), array("q")
-                if any(exists.number for exists in reply.of(Exists)[-1:]):
-                    floor = max(since.uidnext if validity == since.uidvalidity else 1, 1)
+                uids, octets_, dates = array("Q"), array("Q"), array("q")
+                held = next((exists.number for exists in reversed(reply.of(Exists))), 0)
+                floor = max(since.uidnext if validity == since.uidvalidity else 1, 1)
+                found = None if sizes or not held else await self._uids(floor, held)
+                if found is not None:
+                    uids = found
+                elif held:
                     exchange = await self._connection.start(
                         b"UID FETCH", b"%d:*" % floor, b"(UID RFC822.SIZE INTERNALDATE)"
                     )
@@ -358,13 +362,28 @@ class ImapDestinationSession(Session):
                                 raise ProtocolError(f"{self._connection.where}: UIDs do not ascend")
                             moment = date_time(fetch.internal_date or "")
                             uids.append(fetch.uid)
-                            sizes.append(fetch.size)
+                            octets_.append(fetch.size)
                             dates.append(0 if moment is None else int(moment.timestamp()))
                     self._demand(await exchange.result(), mailbox)
                 keys = UidKeys(validity, uids)
-                return Survey(uidvalidity=validity, keys=keys, sizes=sizes, dates=dates, at=keys.at)
+                return Survey(uidvalidity=validity, keys=keys, sizes=octets_, dates=dates, at=keys.at)
         except MailboxNotFound:
             return None
+
+    async def _uids(self, floor: int, held: int) -> array[int] | None:
+        """UIDs at or above `floor` in the mailbox that is open; None: the server does not search.
+
+        A tenth of the work of a FETCH of sizes and dates, for which Dovecot looks at each file (measured: 30 us a
+        message there, 10 here).
+        """
+        if self._profile.search_unreliable:
+            return None
+        words = search_words(self._connection.capabilities, (b"UID", b"%d:*" % floor))
+        reply = await (await self._connection.start(*words, refusable=True)).reply()
+        if not reply.ok:
+            return None
+        # n:* always has the last message, whatever its UID (RFC 9051 §6.4.8).
+        return array("Q", [uid for uid in found_uids(reply, held) if uid >= floor])
 
     @asynccontextmanager
     async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:

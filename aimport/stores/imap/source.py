@@ -145,15 +145,12 @@ class ImapSourceSession(Session):
             asked = program(term, self._as_known(examined))
             if asked is None:
                 return None
-            words: list[Word] = [b"UID SEARCH"]
-            if "ESEARCH" in self._connection.capabilities:
-                words.append(b"RETURN (ALL)")
-            if asked.charset:
-                words.append(b"CHARSET UTF-8")
-            exchange = await self._connection.start(*words, *asked.words, refusable=True)
+            charset = (b"CHARSET UTF-8",) if asked.charset else ()
+            words = search_words(self._connection.capabilities, (*charset, *asked.words))
+            exchange = await self._connection.start(*words, refusable=True)
             reply = await exchange.reply()
             if reply.ok:
-                return asked.left, _found(reply, held)
+                return asked.left, found_uids(reply, held)
             error = self._refusal(reply.tagged, "SEARCH", MailboxError)
             if error.retry is Retry.LATER and reply.tagged.status != "BAD":
                 raise error
@@ -385,7 +382,12 @@ def _room_for_another(under_way: Sequence[tuple[_Window, Exchange]]) -> bool:
     return not under_way or (len(under_way) < WINDOWS_AHEAD and not under_way[-1][0].large)
 
 
-def _found(reply: Reply, held: int) -> list[int]:
+def search_words(offered: frozenset[str], keys: tuple[Word, ...]) -> tuple[Word, ...]:
+    """A UID SEARCH, which says ranges where the server can (ESEARCH, RFC 4731)."""
+    return (b"UID SEARCH", b"RETURN (ALL)", *keys) if "ESEARCH" in offered else (b"UID SEARCH", *keys)
+
+
+def found_uids(reply: Reply, held: int) -> list[int]:
     """UIDs that a search has found, ascending.
 
     Raises:
