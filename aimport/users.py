@@ -10,12 +10,12 @@ to a nameless temporary file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 from aimport.config import PER_USER, convert
-from aimport.errors import AimportError, UsageError
+from aimport.errors import AimportError, ConfigurationError, UsageError
 from aimport.lists.reading import Reading, open_list
 from aimport.lists.rows import LeftOut, Wrong
 from aimport.lists.rows import UserRow as UserRow
@@ -39,6 +39,8 @@ class UserList:
     form: str
     columns: tuple[str, ...]
     count: int
+    literal: str
+    """A column with a literal secret; empty where there is none."""
     left_out: int
     """Rows that say of themselves that they do not count."""
     notes: tuple[str, ...]
@@ -49,27 +51,54 @@ class UserList:
     """Size and time of change of the file that was checked."""
 
 
-def check_users(
-    source: str,
-    *,
-    stdin: BinaryIO | None = None,
-    form: str | None = None,
-    copy: bool = False,
-    most: int = MAX_ERRORS_SHOWN,
-) -> UserList:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspected:
+    """A list, and all that is wrong with it."""
+
+    users: UserList
+    errors: list[Wrong]
+    """By line."""
+    private: ConfigurationError | None
+    """It holds a literal secret and others can read it."""
+
+
+def check_users(source: str, *, stdin: BinaryIO | None = None, form: str | None = None, copy: bool = False) -> UserList:
     """Reads and checks the whole list. `source` is a path, or `-` for `stdin`; `form` a name of `lists.forms`.
 
-    With `copy` the list stays as it is now, whatever is written to its file. At most `most` errors are told.
+    With `copy` the list stays as it is now, whatever is written to its file.
 
     Raises:
         UsageError: it cannot be read, its form is not clear, or lines are wrong; each is named as `FILE:LINE: what`.
         ConfigurationError: it holds a literal secret and others can read it.
     """
+    found = inspect_users(source, stdin=stdin, form=form, copy=copy)
+    if found.errors:
+        lines = [f"{found.users.name}:{wrong.line}: {wrong.what}" for wrong in found.errors[:MAX_ERRORS_SHOWN]]
+        more = len(found.errors) - len(lines)
+        raise UsageError("\n".join(lines + ([f"... and {more} more"] if more else [])))
+    if found.private:
+        raise found.private
+    return found.users
+
+
+def inspect_users(
+    source: str,
+    *,
+    stdin: BinaryIO | None = None,
+    form: str | None = None,
+    copy: bool = False,
+    look: Callable[[UserRow], None] | None = None,
+) -> Inspected:
+    """As `check_users`; what is wrong is returned. `look` sees each row.
+
+    Raises:
+        UsageError: it cannot be read, or its form is not clear.
+    """
     name = "stdin" if source == "-" else source
     held, mode = hold(source, name, stdin, copy=copy)
     version = held.version()
     reading = open_list(held, name, form)
-    errors = _Errors(name, most)
+    errors: list[Wrong] = []
     seen = Seen()
     columns: set[str] = set(reading.columns)
     notes: dict[str, None] = {}
@@ -80,27 +109,34 @@ def check_users(
             literal = _check_row(item, seen, errors) or literal
             if not columns.issuperset(item.cells):
                 columns.update(item.cells)
+            if look is not None:
+                look(item)
         elif isinstance(item, Wrong):
-            errors.add(item)
+            errors.append(item)
         elif isinstance(item, LeftOut):
             left_out += 1
         elif len(notes) < MAX_NOTES:
             notes[item.what] = None
-    errors.check()
+    private = None
     if literal and mode is not None:
-        check_private(source, mode, literal)
-    return UserList(
+        try:
+            check_private(source, mode, literal)
+        except ConfigurationError as error:
+            private = error
+    users = UserList(
         name=name,
         path="" if source == "-" else source,
         form=reading.form.name,
         columns=reading.columns or tuple(sorted(columns)),
         count=count,
+        literal=literal,
         left_out=left_out,
         notes=tuple(notes),
         reading=reading,
         held=held,
         version=version,
     )
+    return Inspected(users=users, errors=errors, private=private)
 
 
 def iter_users(users: UserList) -> Iterator[UserRow]:
@@ -121,29 +157,11 @@ def iter_users(users: UserList) -> Iterator[UserRow]:
         raise changed
 
 
-class _Errors:
-    def __init__(self, name: str, most: int) -> None:
-        self.name = name
-        self.most = most
-        self.lines: list[str] = []
-        self.more = 0
-
-    def add(self, wrong: Wrong) -> None:
-        if len(self.lines) < self.most:
-            self.lines.append(f"{self.name}:{wrong.line}: {wrong.what}")
-        else:
-            self.more += 1
-
-    def check(self) -> None:
-        if self.lines:
-            raise UsageError("\n".join(self.lines + ([f"... and {self.more} more"] if self.more else [])))
-
-
-def _check_row(row: UserRow, seen: Seen, errors: _Errors) -> str:
+def _check_row(row: UserRow, seen: Seen, errors: list[Wrong]) -> str:
     """Checks one row; the name of the first column with a literal secret, or ""."""
     literal = ""
     if not seen.add("user", row.user):
-        errors.add(Wrong(row.line, f"user {row.user!r} is listed twice"))
+        errors.append(Wrong(row.line, f"user {row.user!r} is listed twice"))
     for column, cell in row.cells.items():
         try:
             if column in PER_USER:
@@ -153,9 +171,9 @@ def _check_row(row: UserRow, seen: Seen, errors: _Errors) -> str:
             elif column in ("source", "dest"):
                 check_password(cell)
         except AimportError as exc:
-            errors.add(Wrong(row.line, str(exc)))
+            errors.append(Wrong(row.line, str(exc)))
     dest, account = row.cells.get("dest", ""), row.cells.get("dest_user", "")
     if dest and account and "%" not in dest + account:
         if not seen.add("dest", dest, account, row.cells.get("parent", "")):
-            errors.add(Wrong(row.line, f"destination user {account!r} at {shown_location(dest)} is listed twice"))
+            errors.append(Wrong(row.line, f"destination user {account!r} at {shown_location(dest)} is listed twice"))
     return literal
