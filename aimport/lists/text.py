@@ -33,9 +33,9 @@ class Held:
         os.close(self.descriptor)
 
     def version(self) -> tuple[int, int]:
-        """Changes when the file is written to."""
+        """Changes when the file is written to. A directory's entries may come and go: its rows are what is there."""
         state = os.fstat(self.descriptor)
-        return state.st_size, state.st_mtime_ns
+        return (0, 0) if stat.S_ISDIR(state.st_mode) else (state.st_size, state.st_mtime_ns)
 
     @property
     def is_directory(self) -> bool:

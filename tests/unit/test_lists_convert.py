@@ -96,8 +96,8 @@ def test_passwords_of_any_characters_come_back_from_where_they_went(
         shell = shutil.which("sh")
         assert shell is not None
         script = [shell, "-c", f"set -a; . '{place}'; env -0"]
-        done = subprocess.run(script, env={"PATH": os.environ["PATH"]}, capture_output=True, check=True)
-        said = done.stdout.decode()
+        ended = subprocess.run(script, env={"PATH": os.environ["PATH"]}, capture_output=True, check=True)
+        said = ended.stdout.decode()
         for name, _, value in (each.partition("=") for each in said.split("\0")):
             if name.startswith("PW"):
                 monkeypatch.setenv(name, value)
