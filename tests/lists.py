@@ -11,6 +11,11 @@ from typing import Final
 FIXTURES: Final = Path(__file__).parent / "fixtures" / "lists"
 SOURCE: Final = "imaps://$S:$P/"
 TO: Final = "imaps://$T:$Q/"
+ODD: Final = (
+    *("pass word", " lead", "trail ", 'quo"te', '"whole"', "semi;colon", "com,ma", "back\\slash", "100%u", "it's"),
+    *("#hash", "a:b", "p\u00e4ss\u4e2d", "{SSHA}x", "$HOME", "`id`", "=cmd", "a\tb", "(a)", "*", "a]b", "{5}", "\\"),
+)
+"""Passwords with characters that mean something to a shell, a CSV, a URL or IMAP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

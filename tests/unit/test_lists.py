@@ -17,7 +17,7 @@ from aimport.model import Secret
 from aimport.plan import Request, jobs, make_plan
 from aimport.secret import reveal
 from aimport.users import UserList, UserRow, check_users, iter_users
-from tests.lists import CASES, Case
+from tests.lists import CASES, ODD, Case
 
 VALUES = {
     "A": "terry@old.example.org",
@@ -230,23 +230,6 @@ def test_an_option_without_counterpart_is_refused(options: str, words: str) -> N
 def test_no_error_shows_what_may_be_a_piece_of_a_password(content: str, form: str) -> None:
     """A separator too many shifts the cells, and a password stands where a host is looked for."""
     assert CANARY not in error(content, form)
-
-
-ODD = [
-    "pass word",
-    " lead",
-    "trail ",
-    'quo"te',
-    '"whole"',
-    "semi;colon",
-    "com,ma",
-    "back\\slash",
-    "100%u",
-    "it's",
-    "#hash",
-    "a:b",
-]
-ODD += ["p\u00e4ss\u4e2d", "{SSHA}x", "$HOME", "`id`", "=cmd", "\t"]
 
 
 @pytest.mark.parametrize("password", ODD)

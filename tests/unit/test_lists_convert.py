@@ -20,8 +20,8 @@ from aimport.model import Secret, UserJob
 from aimport.plan import Request, jobs, make_plan, variables_for
 from aimport.secret import reveal
 from aimport.users import UserRow, check_users, inspect_users
-from tests.lists import CASES, Case
-from tests.unit.test_lists import ODD, VALUES, cpanel_home, filled
+from tests.lists import CASES, ODD, Case
+from tests.unit.test_lists import VALUES, cpanel_home, filled
 
 PASSWORDS = Settings(
     source_password=Secret(kind="literal", text="pass"), dest_password=Secret(kind="literal", text="pass")
@@ -104,7 +104,7 @@ def test_passwords_of_any_characters_come_back_from_where_they_went(
     out.chmod(0o644)  # references may be seen
     request = Request(source="imaps://h/", parent="", query=("ALL",), to="maildir:/x/%u", list_file=str(out))
     found = [reveal(job.source.secret) for job in jobs(make_plan(request, Settings())) if job.source.secret]
-    assert found == ODD
+    assert found == list(ODD)
 
 
 @pytest.mark.parametrize("there", ["out.csv", "out.csv.secrets", "env"])
