@@ -63,6 +63,7 @@ from aimport.model import (
 from aimport.names import INBOX, map_names
 from aimport.query.query import Query
 from aimport.results import UserResult
+from aimport.secret import hush
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,8 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     except Exception as error:  # a bug ends its user only; cancellation is no Exception
         bug = _innermost(error)
         logger.error("user ended by a bug user=%s error=%s", job.user, type(bug).__name__)
+        ends = (job.source.secret, job.destination.secret)
+        hush(error, [secret.text for secret in ends if secret is not None and secret.kind == "literal"])
         logger.debug("trace user=%s", job.user, exc_info=error)
     result = _result(job, account, failure, bug, run, seams.monotonic() - began)
     if _has_more(result, account, run):

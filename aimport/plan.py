@@ -27,6 +27,7 @@ from aimport.model import Endpoint, Order, UserJob
 from aimport.query.dates import Clock
 from aimport.query.parse import parse_query
 from aimport.query.query import Query
+from aimport.seen import Seen
 from aimport.users import UserList, UserRow, check_users, iter_users
 from aimport.variables import Variables, expand, wildcard
 
@@ -56,6 +57,8 @@ class Request:
     user: str | None = None
     all_users: bool = False
     list_file: str | None = None
+    list_format: str | None = None
+    """The form of the list (`lists.forms`); None: detected."""
     source_user: str | None = None
     subscribe: bool = False
     first: tuple[str, ...] = ()
@@ -171,9 +174,12 @@ def destination_of(settings: Settings) -> str:
 
 def _refuse_later(settings: Settings, selection: Selection) -> None:
     """Settings that a later version obeys: to pass over `mail_uid` would open files with the wrong rights."""
-    columns = frozenset(selection.users.columns) if selection.users else frozenset[str]()
+    users = selection.users
+    columns = frozenset(users.columns) if users else frozenset[str]()
     for name in LATER_SETTINGS:
-        if getattr(settings, name) != DEFAULTS[name] or name in columns:
+        if users and name in columns and users.form in ("passwd", "cpanel"):  # there whether or not it is wanted
+            logger.warning("user list: %s: %s is not yet supported and not used", users.name, name)
+        elif getattr(settings, name) != DEFAULTS[name] or name in columns:
             raise ConfigurationError(f"{name}: not yet supported", hint="leave it out")
 
 
@@ -192,7 +198,13 @@ def choose_users(
         ConfigurationError: `-A` or a mask without a list.
     """
     source = request.list_file if request.list_file is not None else os.path.expanduser(settings.user_list)
-    users = check_users(source, stdin=stdin) if source or request.list_file is not None else None
+    users = None
+    if source or request.list_file is not None:
+        users = check_users(source, stdin=stdin, form=request.list_format)
+        for note in users.notes:
+            logger.warning("user list: %s: %s", users.name, note)
+    elif request.list_format is not None:
+        raise UsageError("--list-format without a list", hint="give it with -F FILE or set user_list")
     name = request.user
     is_mask = name is not None and ("*" in name or "?" in name)
     if request.all_users or (request.list_file is not None and name is None) or is_mask:
@@ -222,19 +234,14 @@ def jobs(plan: Plan) -> Iterator[UserJob]:
     Raises:
         UsageError: the user list was written to since the plan was made.
     """
-    import hashlib
-
-    taken: set[bytes] = set()
+    taken = Seen()
     for row in plan.selection.rows():
         try:
             job = _make_job(plan, row)
-            place = f"{job.destination.identity}\0{job.parent}".encode("utf-8", "surrogateescape")
-            digest = hashlib.blake2b(place, digest_size=16).digest()
-            if digest in taken:
+            if not taken.add(job.destination.identity, job.parent):
                 raise UserError(
                     f"user {row.user!r}: {job.destination.identity} is also the destination of another user"
                 )
-            taken.add(digest)
         except AimportError as exc:
             nowhere = Endpoint(scheme="")
             job = UserJob(user=row.user, source=nowhere, destination=nowhere, error=str(exc), status=exc.status)
@@ -304,8 +311,11 @@ def _make_job(plan: Plan, row: UserRow) -> UserJob:
     if plan.source_row is not None:
         source_settings = plan.settings.for_user(source_row.cells)
         source_variables = variables_for(source_row.user, source_settings)
+    location = source_row.cells.get("source") or request.source
+    if not location:
+        raise ConfigurationError("no source", hint="give SOURCE, or a column source in the user list")
     source = parse_location(
-        source_row.cells.get("source") or request.source,
+        location,
         source_variables,
         side="source",
         settings=source_settings,

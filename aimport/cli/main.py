@@ -27,9 +27,10 @@ COMMANDS: Final = {
     "verify": "verify:command",
     "report": "report:command",
     "runs": "runs:command",
+    "users": "users:command",
     "demo": "demo:command",
 }
-LATER: Final = ("users", "check", "bench")
+LATER: Final = ("check", "bench")
 """Commands of the contract that a later version brings."""
 
 HELP: Final = {
@@ -39,6 +40,7 @@ HELP: Final = {
     "verify": "Hold the destination against the journal of a run; write nothing.",
     "report": "Summary of a run.",
     "runs": "The runs this machine knows, newest first.",
+    "users": "Check a user list, of any form; convert it to the canonical one.",
     "demo": "The main job on generated mail: 20 users, Maildir to Maildir, no server.",
 }
 

@@ -49,7 +49,13 @@ JOURNAL: Final = click.option(
 SELECTION: Final = (
     click.option("-u", "user", metavar="USER|MASK", help="One user, or those that match a mask (* and ?)."),
     click.option("-A", "all_users", is_flag=True, help="All users of the list (-F, else the setting user_list)."),
-    click.option("-F", "list_file", metavar="FILE", help="The user list: names, or CSV with a header; - is stdin."),
+    click.option(
+        "-F",
+        "list_file",
+        metavar="FILE",
+        help="The user list: names, CSV, or another tool's; - is stdin.",
+    ),
+    click.option("--list-format", metavar="NAME", help="The form of the user list, where it is not clear."),
     click.option("-U", "source_user", metavar="SRCUSER", help="Whose identity opens the source; default: the user's."),
     click.option("-s", "subscribe", is_flag=True, help="Subscribe each mailbox that is imported into."),
     click.option("--to", metavar="LOCATION", help="The destination; default the setting mail_location."),
@@ -99,7 +105,7 @@ RUNNING: Final = (
 LATER: Final = (
     _later("--map", multiple=True), _later("--exclude", multiple=True), _later("--special-use", is_flag=True),
     _later("--merge"),
-    _later("--list-format"), _later("--watch-list", is_flag=True), _later("--limit-rate"),
+    _later("--watch-list", is_flag=True), _later("--limit-rate"),
     _later("--messages-per-second"), _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
 )  # fmt: skip
 ARGUMENTS: Final = (
@@ -134,6 +140,7 @@ def request(
     user: str | None,
     all_users: bool,
     list_file: str | None,
+    list_format: str | None,
     source_user: str | None,
     subscribe: bool,
     first: tuple[str, ...],
@@ -150,6 +157,7 @@ def request(
         user=user,
         all_users=all_users,
         list_file=list_file,
+        list_format=list_format,
         source_user=source_user,
         subscribe=subscribe,
         first=first,

@@ -56,3 +56,13 @@ def clock_jumps_about() -> None:
 def clock_is_past_2038() -> None:
     now = time.time()
     _jumping(lambda reading: 2**31 - now + reading)
+
+
+def bug_in_the_login() -> None:
+    """What was not foreseen happens at each login, and quotes the password."""
+    from aimport.imap import auth
+
+    def broken(name: str, credentials: auth.Credentials, offered: frozenset[str], *, nonce: str = "") -> auth.Exchange:
+        raise RuntimeError(f"cannot log in with {credentials.secret} here")
+
+    auth.exchange = broken
