@@ -147,6 +147,7 @@ class Selection:
     `sizes` are octets as the store counts them, a hint for plans, windows and the byte budget;
     the octets read decide. Both have the same length. `unlisted`: so many more the store says
     it has, and does not name. `notes`: what is wrong with the mailbox though it can be read, a line each.
+    `position`: UIDVALIDITY and UIDNEXT that clients of the source saw; None: it does not say.
     """
 
     mailbox: Mailbox
@@ -154,6 +155,7 @@ class Selection:
     sizes: Sequence[int]
     unlisted: int = 0
     notes: tuple[str, ...] = ()
+    position: Position | None = None
 
 
 class LargeBody(Protocol):
@@ -214,6 +216,12 @@ class Message:
     dated: Dated = ""
     original: Original | None = field(default=None, repr=False, compare=False)
     """The file that holds `body`, where a local destination may link it."""
+    guid: str = field(default="", compare=False)
+    """By what the source knows the message wherever it is copied; "": it does not say. Any text (dbox: mostly hex)."""
+    uidl: str = field(default="", compare=False)
+    """What POP3 clients know it by (RFC 1939 §7), where the source keeps that with the message."""
+    note: str = field(default="", compare=False)
+    """What of a damaged source is lost of it though its octets are whole (`--salvage`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

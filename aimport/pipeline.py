@@ -32,6 +32,7 @@ from aimport.errors import (
     AccessRefused,
     AimportError,
     ConnectionLost,
+    DestinationNotEmpty,
     JournalError,
     LoginRefused,
     MailboxChanged,
@@ -49,6 +50,7 @@ from aimport.existing import existing, skip_existing
 from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
 from aimport.journal import LaneLog
 from aimport.limits import LOGINS_REFUSED
+from aimport.merging import Mails, Outlook, demand_empty, outlook, uids_repeat, uids_to_come
 from aimport.model import (
     Mailbox,
     MessageKey,
@@ -286,8 +288,10 @@ class _Selector:
 
 
 async def _select_all(account: Account, reader: SourceSession, writer: DestinationSession) -> None:
-    """Fills `account.works`. Name clashes end the user here, before the first write."""
+    """Fills `account.works`. Name clashes, and what `--merge` forbids, end the user here, before the first write."""
     job, run = account.job, account.run
+    if run.merge is not None and run.merge.way == "require-empty" and not account.log.lanes:  # a lane: mail of ours
+        await demand_empty(writer)
     targets, missing = await _map_mailboxes(job, run, reader, writer)
     for name in missing if run.last_turn else ():
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
@@ -308,7 +312,8 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             continue
         if known is not None and known.complete:
             continue
-        _tell_damage(job, selection)
+        for note in selection.notes:
+            account.damaged(mailbox.name, note)
         work = Work(selection, target, account.log.lanes.get(place))
         if known is not None:
             work.refused = known.refused
@@ -321,11 +326,36 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             found = work.open_keys() if run.turn else len(selection.keys)
             run.counters.user_found(job.user, found)
             run.counters.settled(job.user, found - work.open_keys(), 0)
+    if run.merge is not None and run.merge.way == "new-over-old":
+        await _demand_new_uids(account, writer)
 
 
-def _tell_damage(job: UserJob, selection: Selection) -> None:
-    for note in selection.notes:
-        logger.warning("mailbox damaged user=%s mailbox=%s reason=%s", job.user, selection.mailbox.name, note)
+async def _demand_new_uids(account: Account, writer: DestinationSession) -> None:
+    """Looks at the mailboxes that nothing was sent to yet.
+
+    Raises:
+        UidsWouldRepeat: clients would take a new message for another one that they saw.
+    """
+    run = account.run
+    repeated: list[tuple[Mailbox, Position, Position]] = []
+    unknown = 0
+    for work in account.works.values():
+        if work.lane is not None or not work.selection.keys:
+            continue
+        place = await writer.position(work.target)
+        uids = uids_to_come(work.selection, place, whole=_is_whole(run))
+        unknown += not uids
+        if uids == "repeat" and place is not None and work.selection.position is not None:
+            repeated.append((work.target, place, work.selection.position))
+    if repeated:
+        raise uids_repeat(account.job.user, repeated)
+    if unknown:
+        logger.warning("uids not compared, one side does not say them user=%s mailboxes=%d", account.job.user, unknown)
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether all that is selected of a mailbox is sent, in stored order."""
+    return run.order == "stored" and not run.skip_existing
 
 
 async def _run_lanes(
@@ -592,6 +622,7 @@ def _result(
         rejected=dict(rejected),
         altered=altered,
         dates=_dates(account),
+        damages=run.journal.damages(job.user),
         maybe_duplicate=doubtful,
         octets=octets_done,
         seconds=round(seconds, 3),
@@ -618,6 +649,8 @@ class PlannedMailbox:
     messages: int
     octets: int
     keys: tuple[MessageKey, ...]
+    outlook: Outlook | None = None
+    """What clients will see (`--merge`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -644,6 +677,12 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
             opened(source, run) as reader,
             opened(destination, run) as writer,
         ):
+            if run.merge is not None and run.merge.way == "require-empty":
+                try:
+                    await demand_empty(writer)
+                except DestinationNotEmpty as error:
+                    failure = error
+            repeated: list[tuple[Mailbox, Position, Position]] = []
             targets, missing = await _map_mailboxes(job, run, reader, writer)
             selector = _Selector(reader, run.query, run.order)
             for mailbox in selector.in_order(targets):
@@ -653,22 +692,33 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                     failure = failure or error
                     continue
                 target = targets[mailbox]
-                _tell_damage(job, selection)
+                for note in selection.notes:
+                    logger.warning("source damaged user=%s mailbox=%s reason=%s", job.user, mailbox.name, note)
                 there: Collection[int] = ()
                 if run.skip_existing and await writer.position(target) is not None:
                     there = await existing(selection, range(len(selection.keys)), reader, writer, target)
                 due = [place for place in range(len(selection.keys)) if place not in there]
                 if due:
                     sizes = await anyio.to_thread.run_sync(list, selection.sizes)  # files may be asked
+                    mails = Mails(len(due), sum(sizes[place] for place in due))
+                    seen = None
+                    if run.merge is not None:
+                        seen = await outlook(run.merge, selection, mails, writer, target, whole=_is_whole(run))
+                        if run.merge.way == "new-over-old" and seen.uids == "repeat":
+                            assert seen.place is not None and selection.position is not None, "they were compared"
+                            repeated.append((target, seen.place, selection.position))
                     planned.append(
                         PlannedMailbox(
                             source=mailbox.name,
                             dest=target.name,
-                            messages=len(due),
-                            octets=sum(sizes[place] for place in due),
+                            messages=mails.messages,
+                            octets=mails.octets,
                             keys=tuple(selection.keys[place] for place in due),
+                            outlook=seen,
                         )
                     )
+            if repeated and failure is None:
+                failure = uids_repeat(job.user, repeated)
     except AimportError as error:
         failure = error
     return PlannedUser(user=job.user, mailboxes=tuple(planned), failure=failure, missing=missing)

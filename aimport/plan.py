@@ -23,6 +23,7 @@ import msgspec
 from aimport.config import DEFAULTS, Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.location import parse_location, split_location, system_home, with_attachments
+from aimport.merging import Merge, parse_merge
 from aimport.model import Endpoint, Order, UserJob
 from aimport.query.dates import Clock
 from aimport.query.parse import parse_query
@@ -61,6 +62,7 @@ class Request:
     first: tuple[str, ...] = ()
     """Queries, each as one text that a shell would split."""
     order: Order = "stored"
+    merge: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,7 @@ class Plan:
     source_row: UserRow | None = None
     moment: int = 0
     """What relative dates of the query count from, seconds since 1970."""
+    merge: Merge | None = None
 
 
 def make_plan(
@@ -115,6 +118,7 @@ def make_plan(
     """
     moment = int(time.time()) if now is None else now
     query = parse_query(request.query, local_clock(moment))
+    request, merge = merged(request)
     selection = choose_users(request, settings, environ, stdin=stdin)
     _refuse_later(settings, selection)
     source_row = None
@@ -134,12 +138,29 @@ def make_plan(
         selection=selection,
         source_row=source_row,
         moment=moment,
+        merge=merge,
     )
     if selection.single is not None:
         _make_job(plan, selection.single)
     else:
         _try_out(plan)
     return plan
+
+
+def merged(request: Request) -> tuple[Request, Merge | None]:
+    """The request with the DEST_PARENT that `--merge under:NAME` is, and the way of merging.
+
+    Raises:
+        UsageError: there is no such way, or a DEST_PARENT stands beside `under:`.
+    """
+    if request.merge is None:
+        return request, None
+    merge = parse_merge(request.merge)
+    if merge.way != "under":
+        return request, merge
+    if request.parent:
+        raise UsageError(f"--merge {merge} is DEST_PARENT {merge.parent}", hint='write "" for DEST_PARENT')
+    return dataclasses.replace(request, parent=merge.parent), merge
 
 
 def _first(text: str, moment: int) -> Query:

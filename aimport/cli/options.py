@@ -60,6 +60,12 @@ SELECTION: Final = (
         help="A pass over all users for what this selects too, then the rest; several: one after the other.",
     ),
     click.option(
+        "--merge",
+        metavar="WAY",
+        help="How the mail goes together with what is there: old-over-new, new-over-old, under:NAME or require-empty;"
+        " `plan` shows what clients will see.",
+    ),
+    click.option(
         "--order",
         type=click.Choice(["stored", "newest", "oldest"]),
         default="stored",
@@ -98,7 +104,6 @@ RUNNING: Final = (
 )  # fmt: skip
 LATER: Final = (
     _later("--map", multiple=True), _later("--exclude", multiple=True), _later("--special-use", is_flag=True),
-    _later("--merge"),
     _later("--list-format"), _later("--watch-list", is_flag=True), _later("--limit-rate"),
     _later("--messages-per-second"), _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
 )  # fmt: skip
@@ -138,6 +143,7 @@ def request(
     subscribe: bool,
     first: tuple[str, ...],
     order: Order,
+    merge: str | None,
 ) -> Request:
     """The selection options and arguments as the planner takes them; one `--` before the query is dropped."""
     if query[:1] == ("--",):
@@ -154,4 +160,5 @@ def request(
         subscribe=subscribe,
         first=first,
         order=order,
+        merge=merge,
     )

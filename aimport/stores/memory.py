@@ -211,6 +211,7 @@ class MemorySourceSession:
             mailbox=mailbox,
             keys=[MessageKey(f"{stored.uidvalidity}:{message.uid}") for message in messages],
             sizes=[len(message.body) for message in messages],
+            position=Position(uidvalidity=stored.uidvalidity, uidnext=stored.uidnext),
         )
 
     def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
@@ -422,6 +423,9 @@ class MemoryDestinationSession:
             dates=[int(message.internal_date.timestamp()) for message in messages],
             at={str(key): index for index, key in enumerate(keys)}.get,
         )
+
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await MemorySourceSession(self._store, self._account).list_mailboxes()
 
     @asynccontextmanager
     async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:

@@ -366,6 +366,10 @@ class ImapDestinationSession(Session):
         except MailboxNotFound:
             return None
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        await self._in_step()
+        return await ImapSourceSession(Link(self._connection, self._namespace, self._profile)).list_mailboxes()
+
     @asynccontextmanager
     async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
         """Over this connection: some accounts have no second one."""

@@ -44,7 +44,7 @@ from aimport.imap.responses import (
     date_time,
     uid_set,
 )
-from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Order, Selection, Unreadable
+from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Order, Position, Selection, Unreadable
 from aimport.query.facts import NONE, Fact, Facts, asked_by
 from aimport.query.terms import ALL, Term
 from aimport.selecting import pick
@@ -131,7 +131,13 @@ class ImapSourceSession(Session):
         left, uids = (term, None) if found is None else found
         asked = asked_by(left) | (NONE if order == "stored" else Fact.DATE)
         listing, unlisted = await self._listing(mailbox, held, asked & self._listable(), uids)
-        all_ = Selection(mailbox=mailbox, keys=UidKeys(validity, listing.uids), sizes=listing.sizes, unlisted=unlisted)
+        all_ = Selection(
+            mailbox=mailbox,
+            keys=UidKeys(validity, listing.uids),
+            sizes=listing.sizes,
+            unlisted=unlisted,
+            position=_position(reply),
+        )
         if left == ALL and order == "stored":
             return all_
         return only(all_, await pick(left, order, ImapShelf(self, all_, listing)))
@@ -162,11 +168,11 @@ class ImapSourceSession(Session):
         return None
 
     def _as_known(self, examined: Reply) -> Server:
-        uidnext = examined.code("UIDNEXT")
+        position = _position(examined)
         return Server(
             offered=self._connection.capabilities,
             keywords=[flag for each in examined.of(Flags) for flag in each.flags if not flag.startswith("\\")],
-            uidnext=int(uidnext) if uidnext is not None and uidnext.isdecimal() else MAX_NUMBER,
+            uidnext=position.uidnext if position is not None else MAX_NUMBER,
             trusted=self._trusted and not self._profile.search_unreliable,
             reliable=not self._profile.search_unreliable,
             sizes=self._profile.search_sizes,
@@ -383,6 +389,14 @@ class ImapSourceSession(Session):
 def _room_for_another(under_way: Sequence[tuple[_Window, Exchange]]) -> bool:
     """Whether one more window may be asked for; a large message is awaited before more is asked for."""
     return not under_way or (len(under_way) < WINDOWS_AHEAD and not under_way[-1][0].large)
+
+
+def _position(examined: Reply) -> Position | None:
+    """What was said of the UIDs of a mailbox when it was opened; None: not enough."""
+    uidnext = examined.code("UIDNEXT")
+    if uidnext is None or not uidnext.isdecimal():
+        return None
+    return Position(uidvalidity=uidvalidity_of(examined), uidnext=int(uidnext))
 
 
 def _found(reply: Reply, held: int) -> list[int]:
