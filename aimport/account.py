@@ -19,6 +19,7 @@ from aimport.errors import AimportError, ConnectionLost, Unavailable
 from aimport.interfaces import Destination, Source
 from aimport.journal import Journal, LaneLog, UserLog
 from aimport.limits import ByteBudget, HostLimits, Limits
+from aimport.mapping import Naming
 from aimport.merging import Merge
 from aimport.model import Endpoint, Mailbox, MessageKey, Order, Selection, UserJob
 from aimport.query.query import Query
@@ -53,6 +54,8 @@ class Run:
     """`--skip-existing`: what the destination has is not sent."""
     merge: Merge | None = None
     """`--merge`: how the mail relates to what the destination has."""
+    naming: Naming = field(default_factory=Naming)
+    """`--exclude`, `--map`, `--special-use`."""
     repair: bool = False
     """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
     counters: Counters = field(default_factory=Counters)

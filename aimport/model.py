@@ -28,6 +28,9 @@ Security = Literal["tls", "starttls", "none"]
 
 Dated = Literal["", "name", "received", "date", "mtime"]
 """What an INTERNALDATE was taken from where the source keeps none (`aimport.dates`); "": it is the source's own."""
+SPECIAL_USES: Final = ("\\sent", "\\trash", "\\junk", "\\drafts", "\\archive", "\\all", "\\flagged")
+"""Attributes that say what a mailbox is for (RFC 6154 §2), lower case."""
+
 Order = Literal["stored", "newest", "oldest"]
 """Of the messages of a mailbox: as the store has them, or by when they were received."""
 
@@ -118,12 +121,14 @@ class Mailbox:
 
     `path` holds the levels in Unicode; the first is exactly "INBOX" for the INBOX in any case.
     `native` is the name as its store writes it where `path` alone cannot tell (names that are
-    not valid modified UTF-7); empty: the store derives it from `path`.
+    not valid modified UTF-7); empty: the store derives it from `path`. `uses`: of `SPECIAL_USES`, what its store says
+    that it is for, or, of one that is to be made, what it is to be.
     """
 
     path: tuple[str, ...]
     separator: str = "/"
     native: str = ""
+    uses: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def name(self) -> str:

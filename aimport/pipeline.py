@@ -50,7 +50,7 @@ from aimport.existing import existing, skip_existing
 from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
 from aimport.journal import LaneLog
 from aimport.limits import LOGINS_REFUSED
-from aimport.merging import Mails, Outlook, demand_empty, outlook, uids_repeat, uids_to_come
+from aimport.merging import Mails, Outlook, demand_empty, mailboxes_at, outlook, uids_repeat, uids_to_come
 from aimport.model import (
     Mailbox,
     MessageKey,
@@ -62,7 +62,7 @@ from aimport.model import (
     UserJob,
     Wanted,
 )
-from aimport.names import INBOX, map_names
+from aimport.names import INBOX
 from aimport.query.query import Query
 from aimport.results import UserResult
 
@@ -253,18 +253,39 @@ async def opened(store: _Store[S], run: Run, *, first: bool = True) -> AsyncGene
         yield session
 
 
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """Selected source mailboxes with their destinations."""
+
+    targets: Mapping[Mailbox, Mailbox]
+    missing: tuple[str, ...]
+    """Names in the query that do not exist."""
+    excluded: tuple[str, ...]
+    """Mailboxes that the query selects and `--exclude` takes away."""
+
+
 async def _map_mailboxes(
-    job: UserJob, run: Run, reader: SourceSession, writer: DestinationSession
-) -> tuple[Mapping[Mailbox, Mailbox], tuple[str, ...]]:
-    """Selected source mailboxes with their destinations, and names in the query that do not exist.
+    job: UserJob, run: Run, reader: SourceSession, writer: DestinationSession, lanes: Iterable[tuple[str, str]] = ()
+) -> _Mapped:
+    """`lanes`: source and destination names that this run has used.
 
     Raises:
         NameClash: before anything is written.
     """
     listed = await reader.list_mailboxes()
-    mailboxes = [mailbox for mailbox in listed if run.query.selects(mailbox)]
-    mapped = map_names(mailboxes, job.parent, writer.separator, folds_case=writer.folds_case)
-    return mapped, run.query.missing(listed)
+    selected = [mailbox for mailbox in listed if run.query.selects(mailbox)]
+    mailboxes = [mailbox for mailbox in selected if not run.naming.excludes(mailbox)]
+    targets = run.naming.targets(
+        mailboxes,
+        listed=listed,
+        there=await mailboxes_at(writer) if run.naming.special_use else (),
+        parent=job.parent,
+        separator=writer.separator,
+        folds_case=writer.folds_case,
+        kept=dict(iter(lanes)),  # the pairs, also where they are the keys of a mapping
+    )
+    excluded = tuple(mailbox.name for mailbox in selected if mailbox not in targets)
+    return _Mapped(targets, run.query.missing(listed), excluded)
 
 
 class _Selector:
@@ -292,8 +313,9 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
     job, run = account.job, account.run
     if run.merge is not None and run.merge.way == "require-empty" and not account.log.lanes:  # a lane: mail of ours
         await demand_empty(writer)
-    targets, missing = await _map_mailboxes(job, run, reader, writer)
-    for name in missing if run.last_turn else ():
+    mapped = await _map_mailboxes(job, run, reader, writer, account.log.lanes)
+    targets = mapped.targets
+    for name in mapped.missing if run.last_turn else ():
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
     selector = _Selector(reader, run.selected, run.order)
     for mailbox in selector.in_order(targets):
@@ -649,6 +671,8 @@ class PlannedMailbox:
     messages: int
     octets: int
     keys: tuple[MessageKey, ...]
+    use: str = ""
+    """What both are for (`--special-use`)."""
     outlook: Outlook | None = None
     """What clients will see (`--merge`)."""
 
@@ -661,13 +685,15 @@ class PlannedUser:
     mailboxes: tuple[PlannedMailbox, ...]
     failure: AimportError | None = None
     missing: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    """Mailboxes that `--exclude` leaves out."""
 
 
 async def plan_user(job: UserJob, run: Run) -> PlannedUser:
     """Looks at one user and writes nothing, neither mail nor journal."""
     planned: list[PlannedMailbox] = []
     failure: AimportError | None = None
-    missing: tuple[str, ...] = ()
+    mapped: _Mapped | None = None
     try:
         if job.error:
             raise _unready(job)
@@ -683,7 +709,8 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                 except DestinationNotEmpty as error:
                     failure = error
             repeated: list[tuple[Mailbox, Position, Position]] = []
-            targets, missing = await _map_mailboxes(job, run, reader, writer)
+            mapped = await _map_mailboxes(job, run, reader, writer)
+            targets = mapped.targets
             selector = _Selector(reader, run.query, run.order)
             for mailbox in selector.in_order(targets):
                 try:
@@ -714,6 +741,7 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                             messages=mails.messages,
                             octets=mails.octets,
                             keys=tuple(selection.keys[place] for place in due),
+                            use=target.uses[0] if target.uses else "",
                             outlook=seen,
                         )
                     )
@@ -721,7 +749,13 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                 failure = uids_repeat(job.user, repeated)
     except AimportError as error:
         failure = error
-    return PlannedUser(user=job.user, mailboxes=tuple(planned), failure=failure, missing=missing)
+    return PlannedUser(
+        user=job.user,
+        mailboxes=tuple(planned),
+        failure=failure,
+        missing=mapped.missing if mapped is not None else (),
+        excluded=mapped.excluded if mapped is not None else (),
+    )
 
 
 def _unready(job: UserJob) -> AimportError:

@@ -15,7 +15,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 import msgspec
@@ -23,6 +23,7 @@ import msgspec
 from aimport.config import DEFAULTS, Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.location import parse_location, split_location, system_home, with_attachments
+from aimport.mapping import Naming, parse_rule
 from aimport.merging import Merge, parse_merge
 from aimport.model import Endpoint, Order, UserJob
 from aimport.query.dates import Clock
@@ -63,6 +64,10 @@ class Request:
     """Queries, each as one text that a shell would split."""
     order: Order = "stored"
     merge: str | None = None
+    rules: tuple[str, ...] = ()
+    """Of `--map`."""
+    exclude: tuple[str, ...] = ()
+    special_use: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +101,7 @@ class Plan:
     moment: int = 0
     """What relative dates of the query count from, seconds since 1970."""
     merge: Merge | None = None
+    naming: Naming = field(default_factory=Naming)
 
 
 def make_plan(
@@ -119,6 +125,9 @@ def make_plan(
     moment = int(time.time()) if now is None else now
     query = parse_query(request.query, local_clock(moment))
     request, merge = merged(request)
+    naming = Naming(
+        exclude=request.exclude, rules=tuple(map(parse_rule, request.rules)), special_use=request.special_use
+    )
     selection = choose_users(request, settings, environ, stdin=stdin)
     _refuse_later(settings, selection)
     source_row = None
@@ -139,6 +148,7 @@ def make_plan(
         source_row=source_row,
         moment=moment,
         merge=merge,
+        naming=naming,
     )
     if selection.single is not None:
         _make_job(plan, selection.single)

@@ -61,6 +61,7 @@ def command(
         query=plan.query,
         order=plan.request.order,
         merge=plan.merge,
+        naming=plan.naming,
         skip_existing=skip_existing,
         limits=limits(users, connections_per_user, connections_per_host, max_memory, max_errors),
     )
@@ -120,10 +121,14 @@ class _Json(_Shown):
             }
             if self._keys:
                 row["keys"] = _shown_keys(mailbox.keys)
+            if mailbox.use:
+                row["use"] = mailbox.use
             if mailbox.outlook is not None:
                 row["merge"] = mailbox.outlook.to_json()
             mailboxes.append(row)
-        line = {"user": planned.user, "mailboxes": mailboxes, "error": self.note(planned)}
+        line: dict[str, object] = {"user": planned.user, "mailboxes": mailboxes, "error": self.note(planned)}
+        if planned.excluded:
+            line["excluded"] = planned.excluded
         print_json(line)
 
     def end(self) -> None:
@@ -153,8 +158,9 @@ class _Table(_Shown):
 
         print(printable(planned.user))
         for mailbox in planned.mailboxes:
+            use = f" ({mailbox.use})" if mailbox.use else ""
             print(
-                f"  {printable(mailbox.source)} -> {printable(mailbox.dest)}: "
+                f"  {printable(mailbox.source)} -> {printable(mailbox.dest)}{use}: "
                 f"{mailbox.messages} messages, {size(mailbox.octets)}"
             )
             if mailbox.outlook is not None:
@@ -166,6 +172,8 @@ class _Table(_Shown):
             self._mailboxes += 1
             self._messages += mailbox.messages
             self._octets += mailbox.octets
+        for excluded in planned.excluded:
+            print(f"  {printable(excluded)}: excluded")
         error = self.note(planned)
         if error:
             print(f"  would fail: {printable(error)}")

@@ -86,7 +86,11 @@ def within_the_machine(limits: Limits) -> Limits:
 
 
 def job_identity(call: Call, settings: Settings) -> str:
-    """What makes two runs the same job: source, parent, query, destination, users."""
+    """What makes two runs the same job: source, parent, query, destination, users, and what names mailboxes.
+
+    Not the way of merging, but for the parent that it may be: it changes nothing about what goes where, and a second
+    run beside an unfinished one would import everything twice.
+    """
     request, _ = merged(call.request)
     users = request.list_file if request.list_file is not None else settings.user_list
     parts = [
@@ -100,6 +104,8 @@ def job_identity(call: Call, settings: Settings) -> str:
         request.source_user or "",
         settings.imapc_host,
     ]
+    if request.rules or request.exclude or request.special_use:
+        parts += [*request.rules, "exclude", *request.exclude, "special" if request.special_use else ""]
     return hashlib.sha256("\1".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -166,6 +172,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         limits=call.limits,
         subscribe=call.request.subscribe,
         merge=plan.merge,
+        naming=plan.naming,
         skip_existing=call.skip_existing,
         repair=call.repair,
     )

@@ -44,7 +44,18 @@ from aimport.imap.responses import (
     date_time,
     uid_set,
 )
-from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Order, Position, Selection, Unreadable
+from aimport.model import (
+    SPECIAL_USES,
+    STREAM_OCTETS,
+    Body,
+    Mailbox,
+    Message,
+    MessageKey,
+    Order,
+    Position,
+    Selection,
+    Unreadable,
+)
 from aimport.query.facts import NONE, Fact, Facts, asked_by
 from aimport.query.terms import ALL, Term
 from aimport.selecting import pick
@@ -98,7 +109,12 @@ class ImapSourceSession(Session):
         self._search_level = SEARCH_WITH_EXTENSIONS
 
     async def list_mailboxes(self) -> Sequence[Mailbox]:
-        reply = await self._connection.command(b"LIST", b'""', b'"*"')
+        reply = None
+        if {"SPECIAL-USE", "LIST-EXTENDED"} <= self._connection.capabilities:  # RFC 6154 §3, RFC 5258
+            exchange = await self._connection.start(b"LIST", b'""', b'"*"', b"RETURN (SPECIAL-USE)", refusable=True)
+            reply = await exchange.reply()
+        if reply is None or not reply.ok:
+            reply = await self._connection.command(b"LIST", b'""', b'"*"')
         if not reply.ok:
             raise self._refusal(reply.tagged, "LIST", UserError)
         found: dict[bytes, Mailbox] = {}
@@ -121,7 +137,8 @@ class ImapSourceSession(Session):
         if self._prefix and name.startswith(self._prefix) and len(name) > len(self._prefix):
             name = name[len(self._prefix) :]
         path = names.split(decoded(name), listed.separator)
-        return Mailbox(path=path, separator=listed.separator, native=listed.name.decode("latin-1"))
+        uses = tuple(use for use in SPECIAL_USES if use in listed.flags)
+        return Mailbox(path=path, separator=listed.separator, native=listed.name.decode("latin-1"), uses=uses)
 
     async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         reply = await self._examine(mailbox, native_name(mailbox))
