@@ -52,6 +52,7 @@ from aimport.journal import LaneLog
 from aimport.limits import LOGINS_REFUSED
 from aimport.merging import Mails, Outlook, demand_empty, mailboxes_at, outlook, uids_repeat, uids_to_come
 from aimport.model import (
+    Appended,
     Mailbox,
     MessageKey,
     Order,
@@ -484,6 +485,27 @@ async def _copy_mailbox(
             await work.lane.reject([Rejected(key=key, code=LOST, text=text) for key in lost])
             work.refused.update(lost)
     work.complete = True
+    if account.run.merge is not None and account.run.merge.way == "new-over-old" and work.lane is not None:
+        await _tell_moved(account, work, work.lane)
+
+
+async def _tell_moved(account: Account, work: Work, lane: LaneLog) -> None:
+    """Warns where messages were to get the UIDs again that clients saw, and did not: one before them was refused."""
+    seen, began = work.selection.position, lane.position
+    if seen is None or began.uidvalidity != seen.uidvalidity or began.uidnext >= seen.uidnext:
+        return
+
+    def count() -> int:
+        stored = ((each.key, each.outcome) for each in lane.entries())
+        uids = ((key, outcome.uid) for key, outcome in stored if isinstance(outcome, Appended) and outcome.uid)
+        return sum(1 for key, uid in uids if key != f"{seen.uidvalidity}:{uid}")
+
+    if moved := await anyio.to_thread.run_sync(count):
+        logger.warning(
+            "uids moved, clients that were connected meanwhile may take one message for another user=%s mailbox=%s"
+            " messages=%d",
+            account.job.user, work.target.name, moved,
+        )  # fmt: skip
 
 
 async def _copy(

@@ -112,6 +112,20 @@ async def test_mail_that_gets_its_own_uids_again_is_not_downloaded_again() -> No
     assert [each.uid for each in at.new.mailbox("bob", ("INBOX",)).messages] == list(range(1, 9))
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_uids_that_moved_behind_a_refused_message_are_told(
+    refused: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody can know before that a message will be refused; the next ones then get UIDs that were others'."""
+    at = meanwhile(6)
+    add(at, "INBOX", 5)
+    if refused:
+        at.new.refuse = lambda message: ("", "no") if message.key.endswith(":6") else None
+    result = await import_user(job("bob"), run_of(at, "new-over-old"))
+    assert result.imported == 3 - refused
+    assert ("uids moved" in caplog.text and "messages=2" in caplog.text) is refused
+
+
 async def test_a_resume_does_not_take_its_own_mail_for_a_uidnext_that_is_wrong() -> None:
     """After the first batch UIDNEXT is 56, below what clients saw, and what is left does not begin there."""
     at = meanwhile(6)
