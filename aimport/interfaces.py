@@ -130,6 +130,15 @@ class DestinationSession(Protocol):
         """Names that differ in case, or in the form of a letter with an accent, are one mailbox."""
         ...
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        """Every mailbox of the account that can hold messages.
+
+        Raises:
+            SourceMissing: there is no such account yet.
+            UserError, ConnectionLost
+        """
+        ...
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         """Make `mailbox` exist. Already existing is success (ALREADYEXISTS, RFC 9051 §7.1).
 

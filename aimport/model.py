@@ -28,6 +28,9 @@ Security = Literal["tls", "starttls", "none"]
 
 Dated = Literal["", "name", "received", "date", "mtime"]
 """What an INTERNALDATE was taken from where the source keeps none (`aimport.dates`); "": it is the source's own."""
+SPECIAL_USES: Final = ("\\sent", "\\trash", "\\junk", "\\drafts", "\\archive", "\\all", "\\flagged")
+"""Attributes that say what a mailbox is for (RFC 6154 §2), lower case."""
+
 Order = Literal["stored", "newest", "oldest"]
 """Of the messages of a mailbox: as the store has them, or by when they were received."""
 
@@ -118,12 +121,14 @@ class Mailbox:
 
     `path` holds the levels in Unicode; the first is exactly "INBOX" for the INBOX in any case.
     `native` is the name as its store writes it where `path` alone cannot tell (names that are
-    not valid modified UTF-7); empty: the store derives it from `path`.
+    not valid modified UTF-7); empty: the store derives it from `path`. `uses`: of `SPECIAL_USES`, what its store says
+    that it is for, or, of one that is to be made, what it is to be.
     """
 
     path: tuple[str, ...]
     separator: str = "/"
     native: str = ""
+    uses: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def name(self) -> str:
@@ -147,6 +152,7 @@ class Selection:
     `sizes` are octets as the store counts them, a hint for plans, windows and the byte budget;
     the octets read decide. Both have the same length. `unlisted`: so many more the store says
     it has, and does not name. `notes`: what is wrong with the mailbox though it can be read, a line each.
+    `position`: UIDVALIDITY and UIDNEXT that clients of the source saw; None: it does not say.
     """
 
     mailbox: Mailbox
@@ -154,6 +160,7 @@ class Selection:
     sizes: Sequence[int]
     unlisted: int = 0
     notes: tuple[str, ...] = ()
+    position: Position | None = None
 
 
 class LargeBody(Protocol):
@@ -214,6 +221,12 @@ class Message:
     dated: Dated = ""
     original: Original | None = field(default=None, repr=False, compare=False)
     """The file that holds `body`, where a local destination may link it."""
+    guid: str = field(default="", compare=False)
+    """By what the source knows the message wherever it is copied; "": it does not say. Any text (dbox: mostly hex)."""
+    uidl: str = field(default="", compare=False)
+    """What POP3 clients know it by (RFC 1939 §7), where the source keeps that with the message."""
+    note: str = field(default="", compare=False)
+    """What of a damaged source is lost of it though its octets are whole (`--salvage`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 import msgspec
@@ -23,6 +23,8 @@ import msgspec
 from aimport.config import DEFAULTS, Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.location import parse_location, split_location, system_home, with_attachments
+from aimport.mapping import Naming, parse_rule
+from aimport.merging import Merge, parse_merge
 from aimport.model import Endpoint, Order, UserJob
 from aimport.query.dates import Clock
 from aimport.query.parse import parse_query
@@ -64,6 +66,11 @@ class Request:
     first: tuple[str, ...] = ()
     """Queries, each as one text that a shell would split."""
     order: Order = "stored"
+    merge: str | None = None
+    rules: tuple[str, ...] = ()
+    """Of `--map`."""
+    exclude: tuple[str, ...] = ()
+    special_use: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +103,8 @@ class Plan:
     source_row: UserRow | None = None
     moment: int = 0
     """What relative dates of the query count from, seconds since 1970."""
+    merge: Merge | None = None
+    naming: Naming = field(default_factory=Naming)
 
 
 def make_plan(
@@ -118,6 +127,10 @@ def make_plan(
     """
     moment = int(time.time()) if now is None else now
     query = parse_query(request.query, local_clock(moment))
+    request, merge = merged(request)
+    naming = Naming(
+        exclude=request.exclude, rules=tuple(map(parse_rule, request.rules)), special_use=request.special_use
+    )
     selection = choose_users(request, settings, environ, stdin=stdin)
     _refuse_later(settings, selection)
     source_row = None
@@ -137,12 +150,30 @@ def make_plan(
         selection=selection,
         source_row=source_row,
         moment=moment,
+        merge=merge,
+        naming=naming,
     )
     if selection.single is not None:
         _make_job(plan, selection.single)
     else:
         _try_out(plan)
     return plan
+
+
+def merged(request: Request) -> tuple[Request, Merge | None]:
+    """The request with the DEST_PARENT that `--merge under:NAME` is, and the way of merging.
+
+    Raises:
+        UsageError: there is no such way, or a DEST_PARENT stands beside `under:`.
+    """
+    if request.merge is None:
+        return request, None
+    merge = parse_merge(request.merge)
+    if merge.way != "under":
+        return request, merge
+    if request.parent:
+        raise UsageError(f"--merge {merge} is DEST_PARENT {merge.parent}", hint='write "" for DEST_PARENT')
+    return dataclasses.replace(request, parent=merge.parent), merge
 
 
 def _first(text: str, moment: int) -> Query:

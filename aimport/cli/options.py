@@ -66,6 +66,32 @@ SELECTION: Final = (
         help="A pass over all users for what this selects too, then the rest; several: one after the other.",
     ),
     click.option(
+        "--map",
+        "rules",
+        multiple=True,
+        metavar="RULE",
+        help="Another name for a mailbox: OLD=NEW (what is below it follows), or s/REGEX/REPLACEMENT/ with $1, i and g;"
+        " levels are joined by /. Several: the first that matches.",
+    ),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="PATTERN",
+        help="Leave out the mailboxes that match: * any text, % within a level, as LIST. Repeatable.",
+    ),
+    click.option(
+        "--special-use",
+        is_flag=True,
+        help="Sent, Trash, Junk, Drafts, Archive go to what is that at the destination, whatever it is called there;"
+        " what is below them follows.",
+    ),
+    click.option(
+        "--merge",
+        metavar="WAY",
+        help="How the mail goes together with what is there: old-over-new, new-over-old, under:NAME or require-empty;"
+        " `plan` shows what clients will see.",
+    ),
+    click.option(
         "--order",
         type=click.Choice(["stored", "newest", "oldest"]),
         default="stored",
@@ -103,8 +129,6 @@ RUNNING: Final = (
     click.option("--json", "as_json", is_flag=True, help="Print the final report as one JSON document."),
 )  # fmt: skip
 LATER: Final = (
-    _later("--map", multiple=True), _later("--exclude", multiple=True), _later("--special-use", is_flag=True),
-    _later("--merge"),
     _later("--watch-list", is_flag=True), _later("--limit-rate"),
     _later("--messages-per-second"), _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
 )  # fmt: skip
@@ -145,6 +169,10 @@ def request(
     subscribe: bool,
     first: tuple[str, ...],
     order: Order,
+    merge: str | None,
+    rules: tuple[str, ...],
+    exclude: tuple[str, ...],
+    special_use: bool,
 ) -> Request:
     """The selection options and arguments as the planner takes them; one `--` before the query is dropped."""
     if query[:1] == ("--",):
@@ -162,4 +190,8 @@ def request(
         subscribe=subscribe,
         first=first,
         order=order,
+        merge=merge,
+        rules=rules,
+        exclude=exclude,
+        special_use=special_use,
     )

@@ -20,7 +20,7 @@ from aimport.errors import AimportError, ConfigurationError, JournalError, Usage
 from aimport.journal import Journal, RunArguments
 from aimport.limits import DESCRIPTORS_LEAST, Limits, within_descriptors
 from aimport.model import Appended, Present, Rejected, UserJob
-from aimport.plan import Plan, destination_of, jobs, make_plan
+from aimport.plan import Plan, destination_of, jobs, make_plan, merged
 from aimport.results import RunReport, UserResult, exit_code
 from aimport.stores import Stores
 
@@ -86,8 +86,12 @@ def within_the_machine(limits: Limits) -> Limits:
 
 
 def job_identity(call: Call, settings: Settings) -> str:
-    """What makes two runs the same job: source, parent, query, destination, users."""
-    request = call.request
+    """What makes two runs the same job: source, parent, query, destination, users, and what names mailboxes.
+
+    Not the way of merging, but for the parent that it may be: it changes nothing about what goes where, and a second
+    run beside an unfinished one would import everything twice.
+    """
+    request, _ = merged(call.request)
     users = request.list_file if request.list_file is not None else settings.user_list
     parts = [
         request.source,
@@ -100,6 +104,8 @@ def job_identity(call: Call, settings: Settings) -> str:
         request.source_user or "",
         settings.imapc_host,
     ]
+    if request.rules or request.exclude or request.special_use:
+        parts += [*request.rules, "exclude", *request.exclude, "special" if request.special_use else ""]
     return hashlib.sha256("\1".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -165,6 +171,8 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         order=call.request.order,
         limits=call.limits,
         subscribe=call.request.subscribe,
+        merge=plan.merge,
+        naming=plan.naming,
         skip_existing=call.skip_existing,
         repair=call.repair,
     )
@@ -234,6 +242,8 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
         tell(f"rejected messages: {journal.directory / 'rejects.jsonl'}")
     if report.totals.altered:
         tell(f"repaired messages: {journal.directory / 'repairs.jsonl'}")
+    if report.totals.damages:
+        tell(f"damages of sources: {journal.directory / 'damages.jsonl'}")
     if report.exit not in (0, 70):
         tell(f"to go on: aimport resume {report.run}")
 

@@ -80,6 +80,9 @@ class EmlDestinationSession:
         self._fsync: Fsync = fsync
         self._folders = Folders(root, is_eml, sequences=False)
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await LooseSourceSession(self._folders).list_mailboxes()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         await to_thread.run_sync(self._create, mailbox)
 

@@ -101,6 +101,9 @@ class MaildirDestinationSession:
             self._writer.close()
             self._writer = None
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await MaildirSourceSession(self._layout).list_mailboxes()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         directory = self._layout.new_directory(mailbox)
         await to_thread.run_sync(self._create, mailbox, directory, subscribe)

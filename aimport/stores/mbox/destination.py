@@ -93,6 +93,9 @@ class MboxDestinationSession:
         self._checked: dict[tuple[str, ...], content.Signature] = {}
         """Files whose end was seen to be whole, as they were then."""
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await MboxSourceSession(self._layout).list_mailboxes()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         steps = self._layout.new_steps(mailbox)
         await to_thread.run_sync(self._create, mailbox, steps, subscribe)
