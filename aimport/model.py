@@ -11,7 +11,7 @@ message has the same fingerprint in every store. A body of more than `STREAM_OCT
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, NewType, Protocol
@@ -50,6 +50,16 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rights:
+    """With whose rights local files are opened and made (`mail_uid`, `mail_gid`)."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    """All groups, `gid` among them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """Where one side of one user's import lies: a location with every variable expanded.
 
@@ -83,6 +93,8 @@ class Endpoint:
     """COMPRESS=DEFLATE (RFC 4978); "auto": when the link proves slow."""
     command: tuple[str, ...] = field(default=(), repr=False)
     """Words of a `tunnel:`; those after the first may be secrets."""
+    rights: Rights | None = None
+    """Of local files; None: those of this process."""
 
     @property
     def remote(self) -> bool:
@@ -385,6 +397,16 @@ class Stored:
     wanted: int | None = None
     reduced: bytes = b""
     """As `Alike.digest`, where a wanted message may have been altered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """`Survey.at` of a store that knows its messages by their names."""
+
+    found: Mapping[str, int]
+
+    def __call__(self, place: str) -> int | None:
+        return self.found.get(place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

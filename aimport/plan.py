@@ -29,13 +29,14 @@ from aimport.model import Endpoint, Order, UserJob
 from aimport.query.dates import Clock
 from aimport.query.parse import parse_query
 from aimport.query.query import Query
+from aimport.rights import OWNER, Setting, named_id, with_rights
 from aimport.seen import Seen
 from aimport.users import UserList, UserRow, check_users, iter_users
 from aimport.variables import Variables, expand, wildcard
 
 logger = logging.getLogger(__name__)
 
-LATER_SETTINGS: Final = ("mail_uid", "mail_gid", "source_daily_bytes")
+LATER_SETTINGS: Final = ("source_daily_bytes",)
 _SAMPLES: Final = ("sample1@one.example.org", "sample2@two.example.org")
 """Users that stand for all when templates are tried out."""
 _SAMPLE_CELLS: Final = {
@@ -204,13 +205,10 @@ def destination_of(settings: Settings) -> str:
 
 
 def _refuse_later(settings: Settings, selection: Selection) -> None:
-    """Settings that a later version obeys: to pass over `mail_uid` would open files with the wrong rights."""
-    users = selection.users
-    columns = frozenset(users.columns) if users else frozenset[str]()
+    """Settings that a later version obeys: they are not passed over in silence."""
+    columns = frozenset(selection.users.columns) if selection.users else frozenset[str]()
     for name in LATER_SETTINGS:
-        if users and name in columns and users.form in ("passwd", "cpanel"):  # there whether or not it is wanted
-            logger.warning("user list: %s: %s is not yet supported and not used", users.name, name)
-        elif getattr(settings, name) != DEFAULTS[name] or name in columns:
+        if getattr(settings, name) != DEFAULTS[name] or name in columns:
             raise ConfigurationError(f"{name}: not yet supported", hint="leave it out")
 
 
@@ -297,26 +295,21 @@ def variables_for(user: str, settings: Settings) -> Variables:
         raise ConfigurationError(f"mail_home: {settings.mail_home!r} holds the home itself")
 
     def uid() -> int:
-        return _id_of("mail_uid", settings.mail_uid, os.geteuid())
+        return _id_of("mail_uid", expand(settings.mail_uid, Variables(user=user)), os.geteuid())
 
     def gid() -> int:
-        return _id_of("mail_gid", settings.mail_gid, os.getegid())
+        return _id_of("mail_gid", expand(settings.mail_gid, Variables(user=user)), os.getegid())
 
     return Variables(user=user, home=home, uid=uid, gid=gid)
 
 
-def _id_of(setting: str, text: str, default: int) -> int:
-    if not text or text == "owner":
+def _id_of(setting: Setting, text: str, default: int) -> int:
+    if not text or text == OWNER:
         return default
-    if text.isascii() and text.isdecimal():
-        return int(text)
-    import grp
-    import pwd
-
-    try:
-        return pwd.getpwnam(text).pw_uid if setting == "mail_uid" else grp.getgrnam(text).gr_gid
-    except KeyError:
-        raise ConfigurationError(f"{setting}: the system does not know {text!r}") from None
+    known = named_id(setting, text)
+    if known is None:
+        raise ConfigurationError(f"{setting}: the system does not know {text!r}")
+    return known
 
 
 def _find(users: UserList, name: str) -> UserRow | None:
@@ -356,8 +349,17 @@ def _make_job(plan: Plan, row: UserRow) -> UserJob:
     if not to:
         raise ConfigurationError("no destination", hint="give --to LOCATION or set mail_location")
     destination = parse_location(to, variables, side="destination", settings=settings)
+    rights = with_rights(destination, source, settings, variables, row.cells)
+    destination = dataclasses.replace(destination, rights=rights)
+    rights = with_rights(source, source, source_settings, source_variables, source_row.cells)
+    source = dataclasses.replace(source, rights=rights)
     parent = expand(row.cells.get("parent") or request.parent, variables)
     return UserJob(user=row.user, source=source, destination=destination, parent=parent)
+
+
+def _for_all(text: str) -> str:
+    """An id as it is written, where it is the same for all users."""
+    return "" if text == OWNER or "%" in text else text
 
 
 def _try_out(plan: Plan) -> None:
@@ -373,7 +375,12 @@ def _try_out(plan: Plan) -> None:
         for column in columns
         if column in _SAMPLE_CELLS or column.endswith(("_user", "_password", "_host"))
     }
-    settings = msgspec.structs.replace(plan.settings, mail_home=plan.settings.mail_home or "/nonexistent")
+    settings = msgspec.structs.replace(
+        plan.settings,
+        mail_home=plan.settings.mail_home or "/nonexistent",
+        mail_uid=_for_all(plan.settings.mail_uid),
+        mail_gid=_for_all(plan.settings.mail_gid),
+    )
     try:
         first, second = (
             _make_job(dataclasses.replace(plan, settings=settings), UserRow(user=name, cells=cells))
