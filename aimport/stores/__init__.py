@@ -7,6 +7,7 @@ from typing import Literal
 from aimport.errors import ConfigurationError
 from aimport.interfaces import Destination, Source
 from aimport.model import Endpoint
+from aimport.pacing import Throttles
 
 Fsync = Literal["never", "batch", "each"]
 
@@ -15,13 +16,21 @@ class Stores:
     """Opens endpoints of the known schemes. Modules are imported when their scheme is first met.
 
     `link`: a destination may give a source's file a second name instead of copying it. `salvage`: a damaged source
-    gives what it still holds (`--salvage`).
+    gives what it still holds (`--salvage`). `throttles`: the rates of the run.
     """
 
-    def __init__(self, *, fsync: Fsync = "batch", link: bool = False, salvage: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        fsync: Fsync = "batch",
+        link: bool = False,
+        salvage: bool = False,
+        throttles: Throttles | None = None,
+    ) -> None:
         self._fsync: Fsync = fsync
         self._link = link
         self._salvage = salvage
+        self._throttles = throttles
 
     def source(self, endpoint: Endpoint) -> Source:
         match endpoint.scheme:
@@ -49,7 +58,7 @@ class Stores:
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapSource
 
-                return ImapSource(endpoint)
+                return ImapSource(endpoint, throttles=self._throttles)
             case "memory":
                 from aimport.stores.memory import MemorySource
 
@@ -73,7 +82,7 @@ class Stores:
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapDestination
 
-                return ImapDestination(endpoint)
+                return ImapDestination(endpoint, throttles=self._throttles)
             case "memory":
                 from aimport.stores.memory import MemoryDestination
 
