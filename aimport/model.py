@@ -150,11 +150,14 @@ class Mailbox:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections a server is known to take at a time; 0: not known."""
+    """What a server is known to take, or may be asked for: connections at a time, batches. 0: not known."""
 
     per_user: int = 0
     per_address: int = 0
     """From one address, for all users."""
+    batch_messages: int = 0
+    batch_octets: int = 0
+    """Largest batch that is handed over; 0: ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

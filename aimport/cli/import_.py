@@ -23,6 +23,8 @@ def command(
     connections_per_user: int,
     connections_per_host: int,
     max_memory: int,
+    limit_rate: int,
+    messages_per_second: float | None,
     max_errors: int | None,
     skip_existing: bool,
     fsync: Any,
@@ -52,7 +54,17 @@ def command(
     call = Call(
         globals=globals_,
         request=options.request(**selection),
-        limits=within_the_machine(limits(users, connections_per_user, connections_per_host, max_memory, max_errors)),
+        limits=within_the_machine(
+            limits(
+                users=users,
+                connections_per_user=connections_per_user,
+                connections_per_host=connections_per_host,
+                max_memory=max_memory,
+                limit_rate=limit_rate,
+                messages_per_second=messages_per_second,
+                max_errors=max_errors,
+            )
+        ),
         skip_existing=skip_existing,
         fsync=fsync,
         link=link,
@@ -67,7 +79,14 @@ def command(
 
 
 def limits(
-    users: int, connections_per_user: int, connections_per_host: int, max_memory: int, max_errors: int | None
+    *,
+    users: int,
+    connections_per_user: int,
+    connections_per_host: int,
+    max_memory: int,
+    limit_rate: int,
+    messages_per_second: float | None,
+    max_errors: int | None,
 ) -> Limits:
     return dataclasses.replace(
         options.DEFAULTS,
@@ -75,5 +94,7 @@ def limits(
         connections_per_user=connections_per_user,
         connections_per_host=connections_per_host,
         max_memory=max_memory,
+        limit_rate=limit_rate,
+        messages_per_second=messages_per_second or 0.0,
         max_errors=max_errors or 0,
     )

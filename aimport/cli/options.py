@@ -16,6 +16,8 @@ from aimport.plan import Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULTS: Final = Limits()
+LEAST_RATE: Final = 1024
+"""Octets a second; below, a large message takes longer than any server waits."""
 
 
 class Size(click.ParamType[int]):
@@ -23,13 +25,19 @@ class Size(click.ParamType[int]):
 
     name = "SIZE"
 
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
+
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         try:
-            return parse_size(str(value))
+            octets = parse_size(str(value))
         except ValueError:
             self.fail(f"{value!r} is not a size such as 64M or 1G", param, ctx)
+        if octets < self._least:
+            self.fail(f"{value!r} is less than {self._least} octets", param, ctx)
+        return octets
 
 
 def not_yet(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
@@ -108,6 +116,10 @@ LIMITS: Final = (
                  show_default=True, help="Connections to one host over all users."),
     click.option("--max-memory", type=Size(), default=DEFAULTS.max_memory, show_default="256M",
                  help="Message octets in flight over all users."),
+    click.option("--limit-rate", type=Size(least=LEAST_RATE), default=DEFAULTS.limit_rate, show_default="none",
+                 help="Octets a second to one host, and from it, in any ten seconds."),
+    click.option("--messages-per-second", type=click.FloatRange(0.01), default=None, show_default="none",
+                 help="Messages a second appended to one host, and fetched from it."),
     click.option("--max-errors", type=click.IntRange(1), default=None,
                  help="Take no new users once N have failed."),
 )  # fmt: skip
@@ -129,8 +141,8 @@ RUNNING: Final = (
     click.option("--json", "as_json", is_flag=True, help="Print the final report as one JSON document."),
 )  # fmt: skip
 LATER: Final = (
-    _later("--watch-list", is_flag=True), _later("--limit-rate"),
-    _later("--messages-per-second"), _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
+    _later("--watch-list", is_flag=True),
+    _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
 )  # fmt: skip
 ARGUMENTS: Final = (
     click.argument("source"),

@@ -11,7 +11,7 @@ import click
 from aimport.cli import options
 from aimport.cli.call import Globals
 from aimport.cli.import_ import limits
-from aimport.cli.work import print_json, settings_of
+from aimport.cli.work import print_json, settings_of, throttles_of
 from aimport.errors import MailboxNotFound
 from aimport.merging import Mails, Outlook
 from aimport.pipeline import PlannedUser
@@ -30,6 +30,8 @@ def command(
     connections_per_user: int,
     connections_per_host: int,
     max_memory: int,
+    limit_rate: int,
+    messages_per_second: float | None,
     max_errors: int | None,
     as_json: bool,
     keys: bool,
@@ -55,15 +57,24 @@ def command(
     assert globals_ is not None  # the group sets it
     plan = make_plan(options.request(**selection), settings_of(globals_), stdin=sys.stdin.buffer)
     memory = Journal.in_memory()
+    bounds = limits(
+        users=users,
+        connections_per_user=connections_per_user,
+        connections_per_host=connections_per_host,
+        max_memory=max_memory,
+        limit_rate=limit_rate,
+        messages_per_second=messages_per_second,
+        max_errors=max_errors,
+    )
     run = Run(
-        stores=Stores(salvage=salvage),
+        stores=Stores(salvage=salvage, throttles=throttles_of(bounds, plan.settings)),
         journal=memory,
         query=plan.query,
         order=plan.request.order,
         merge=plan.merge,
         naming=plan.naming,
         skip_existing=skip_existing,
-        limits=limits(users, connections_per_user, connections_per_host, max_memory, max_errors),
+        limits=bounds,
     )
     show = _Json(keys) if as_json else _Table(keys)
 

@@ -20,6 +20,7 @@ from aimport.errors import AimportError, ConfigurationError, JournalError, Usage
 from aimport.journal import Journal, RunArguments
 from aimport.limits import DESCRIPTORS_LEAST, Limits, within_descriptors
 from aimport.model import Appended, Present, Rejected, UserJob
+from aimport.pacing import Throttles
 from aimport.plan import Plan, destination_of, jobs, make_plan, merged
 from aimport.results import RunReport, UserResult, exit_code
 from aimport.stores import Stores
@@ -83,6 +84,15 @@ def within_the_machine(limits: Limits) -> Limits:
             lowered.users, lowered.connections_per_user, allowed,
         )  # fmt: skip
     return lowered
+
+
+def throttles_of(limits: Limits, settings: Settings) -> Throttles:
+    """The rates of a run."""
+    return Throttles(
+        octets_per_second=limits.limit_rate,
+        messages_per_second=limits.messages_per_second,
+        logins_per_second=settings.logins_per_second,
+    )
 
 
 def job_identity(call: Call, settings: Settings) -> str:
@@ -164,7 +174,12 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
 
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
     run = Run(
-        stores=Stores(fsync=call.fsync, link=call.link, salvage=call.salvage),
+        stores=Stores(
+            fsync=call.fsync,
+            link=call.link,
+            salvage=call.salvage,
+            throttles=throttles_of(call.limits, plan.settings),
+        ),
         journal=journal,
         query=plan.query,
         first=plan.first,

@@ -812,11 +812,11 @@ async def test_an_ok_that_throttles_is_obeyed_before_the_next_batch(monkeypatch:
     script = f"C: a {one}\nC| one\nS: a OK Success [THROTTLED]\nC: b {one}\nC| two\nS: b OK"
     async with destination(script) as session:
         assert appended(await append_batch(session, BOX, batch("one"))) == [None]
-        monkeypatch.setattr("aimport.stores.imap.destination.anyio.sleep", sleep)
+        monkeypatch.setattr("aimport.stores.imap.destination.rest", sleep)  # others may sleep meanwhile
         assert appended(await append_batch(session, BOX, batch("two"))) == [None]
         monkeypatch.undo()
     [seconds] = rested
-    assert 50 < seconds <= 60
+    assert 0 < seconds <= 60
 
 
 async def test_a_full_account_says_how_full_it_is() -> None:

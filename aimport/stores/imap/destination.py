@@ -56,6 +56,7 @@ from aimport.model import (
     Uid,
     Wanted,
 )
+from aimport.seats import rest
 from aimport.spool import Spool
 from aimport.stores.imap.account import (
     Account,
@@ -110,6 +111,15 @@ class ImapDestinationSession(Session):
         """Size of the smallest message that was answered TOOBIG; 0: none was."""
         self.under_way = 0
         """Batches that were handed over and whose outcomes nobody has yet."""
+        account_ = account.endpoint.user or account.endpoint.login
+        self._appends = [
+            pace
+            for pace in (
+                link.throttle.appends,
+                account.throttles.appends_of(account.host, account_, link.profile.messages_per_second),
+            )
+            if pace is not None
+        ]
         self._rest_until = 0.0
         """Time of the loop before which nothing more is appended: the server asked for it."""
         self._sent_octets = 0
@@ -193,7 +203,7 @@ class ImapDestinationSession(Session):
     async def append(self, mailbox: Mailbox, batch: Batch) -> _Appending:
         await self._in_step()
         if (rest_s := self._rest_until - anyio.current_time()) > 0:
-            await anyio.sleep(rest_s)
+            await rest(rest_s)
         self._sent_octets += sum([each.size for each in batch.fingerprints])
         if self._sent_octets >= self._look_at_link:
             await self._consider_compression()
@@ -216,6 +226,11 @@ class ImapDestinationSession(Session):
             logger.info("link is slow, compressing host=%s", self._connection.where)
             await self._connection.compress()
             self._look_at_link = sys.maxsize
+
+    async def turn(self, messages: int) -> None:
+        """Waits until so many messages may be appended."""
+        if (wait_s := max([pace.reserve(messages) for pace in self._appends], default=0.0)) > 0:
+            await rest(wait_s)
 
     async def start_append(self, name: Word, words: Sequence[Word]) -> Exchange | None:
         """Sends one APPEND. None: a BAD was answered before, so nothing of this one was sent."""
@@ -404,7 +419,7 @@ class ImapDestinationSession(Session):
         """Over this connection: some accounts have no second one."""
         await self._in_step()
         name = self._name(mailbox)
-        session = ImapSourceSession(Link(self._connection, self._namespace, self._profile))
+        session = ImapSourceSession(Link(self._connection, self._namespace, self._profile, self._throttle))
         try:
             yield session, replace(mailbox, native=name.decode("latin-1"))
         finally:
@@ -453,6 +468,7 @@ class _Appending:
     async def send(self) -> None:
         """Hands over what has no outcome yet; that the connection was lost is told by `outcomes`, after the answers."""
         places = list(self._items)
+        await self._session.turn(len(places))
         together = [places] if self._session.multiple and places else [[place] for place in places]
         for group in together:
             words = [word for place in group for word in self._items[place].words()]

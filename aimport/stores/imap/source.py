@@ -56,8 +56,10 @@ from aimport.model import (
     Selection,
     Unreadable,
 )
+from aimport.pacing import Throttle
 from aimport.query.facts import NONE, Fact, Facts, asked_by
 from aimport.query.terms import ALL, Term
+from aimport.seats import rest
 from aimport.selecting import pick
 from aimport.spool import Spool
 from aimport.stores.imap.account import (
@@ -80,6 +82,8 @@ WINDOW_MESSAGES: Final = 64
 WINDOW_OCTETS: Final = 1024 * 1024
 WINDOWS_AHEAD: Final = 3
 HEADER_OCTETS: Final = 64 * 1024
+FETCH_OCTETS: Final = 150
+"""What a message brings with it on the wire, beside its octets."""
 UNKNOWN_TOLD: Final = 10
 """Unknown flags of a mailbox that are counted and told."""
 
@@ -298,12 +302,13 @@ class ImapSourceSession(Session):
     ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
         keys = await self._open(selection)
         seen = _Seen(sizes_count=self._profile.fetch_whole != "RFC822")
-        windows = _windows(keys, selection.sizes, skip, seen)
+        windows = _windows(keys, selection.sizes, skip, seen, self._throttle)
         under_way: deque[tuple[_Window, Exchange]] = deque()
         expected: dict[int, _Window] = {}
         try:
             while True:
                 while _room_for_another(under_way) and (window := next(windows, None)) is not None:
+                    await self._turn(window)
                     expected.update(dict.fromkeys(window.uids, window))
                     under_way.append((window, await self._fetch(window.uids)))
                 if not under_way:
@@ -357,6 +362,12 @@ class ImapSourceSession(Session):
         finally:
             for _, exchange in under_way:
                 exchange.drop()
+
+    async def _turn(self, window: _Window) -> None:
+        """Waits until a window may be asked for."""
+        await self._connection.turn(window.octets + FETCH_OCTETS * len(window.uids))
+        if self._throttle.fetches is not None:
+            await rest(self._throttle.fetches.reserve(len(window.uids)))
 
     async def _fetch_headers(self, uids: Sequence[int]) -> Exchange:
         words = b",".join(uid_sets(sorted(uids), octets=1 << 30))
@@ -470,7 +481,8 @@ class _Window:
     def __init__(self, keys: UidKeys, sizes: Mapping[int, int | None], seen: _Seen) -> None:
         self.keys = keys
         self.uids = list(sizes)
-        self.large = sum(size or 0 for size in sizes.values()) > STREAM_OCTETS
+        self.octets = sum(size or 0 for size in sizes.values())
+        self.large = self.octets > STREAM_OCTETS
         self._sizes = sizes
         self._seen = seen
         self.ahead: dict[int, Message | Unreadable] = {}
@@ -494,14 +506,18 @@ class _Window:
         return ready
 
 
-def _windows(keys: UidKeys, sizes: Sequence[int], skip: Container[str], seen: _Seen) -> Iterator[_Window]:
-    """UIDs in windows of up to 64 messages and 1 MiB; a bigger message stands alone."""
+def _windows(
+    keys: UidKeys, sizes: Sequence[int], skip: Container[str], seen: _Seen, throttle: Throttle
+) -> Iterator[_Window]:
+    """UIDs in windows of up to 64 messages and 1 MiB, or what a rate lets pass; a bigger message stands alone."""
+    most = min(WINDOW_MESSAGES, throttle.fetches.batch) if throttle.fetches is not None else WINDOW_MESSAGES
+    most_octets = min(WINDOW_OCTETS, throttle.into.quantum) if throttle.into is not None else WINDOW_OCTETS
     window: dict[int, int | None] = {}
     total = 0
     for uid, size in zip(keys.uids, sizes, strict=True):
         if keys.key(uid) in skip:
             continue
-        if window and (len(window) == WINDOW_MESSAGES or total + size > WINDOW_OCTETS):
+        if window and (len(window) == most or total + size > most_octets):
             yield _Window(keys, window, seen)
             window, total = {}, 0
         window[uid] = size
