@@ -93,7 +93,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     bug: Exception | None = None
     try:
         if job.error:
-            raise _unready(job)
+            raise unready(job)
         async with run.alone(job.destination.identity):
             log = await run.journal.begin_user(job.user, job.destination.identity)
             account = Account(job, log, run)
@@ -107,7 +107,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
             await run.journal.finish_user(job.user, result)
         raise
     except Exception as error:  # a bug ends its user only; cancellation is no Exception
-        bug = _innermost(error)
+        bug = innermost(error)
         logger.error("user ended by a bug user=%s error=%s", job.user, type(bug).__name__)
         logger.debug("trace user=%s", job.user, exc_info=error)
     result = _result(job, account, failure, bug, run, seams.monotonic() - began)
@@ -128,7 +128,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     return result
 
 
-def _innermost(error: Exception) -> Exception:
+def innermost(error: Exception) -> Exception:
     """The first exception within groups, whose own name says nothing."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
@@ -212,7 +212,7 @@ S = TypeVar("S", SourceSession, DestinationSession)
 S_co = TypeVar("S_co", SourceSession, DestinationSession, covariant=True)
 
 
-class _Store(Protocol[S_co]):
+class Store(Protocol[S_co]):
     """What source and destination have in common."""
 
     host: str
@@ -221,7 +221,7 @@ class _Store(Protocol[S_co]):
 
 
 @asynccontextmanager
-async def opened(store: _Store[S], run: Run, *, first: bool = True) -> AsyncGenerator[S]:
+async def opened(store: Store[S], run: Run, *, first: bool = True) -> AsyncGenerator[S]:
     """A session; what its host refused or allowed is learnt for all users.
 
     That a user's second connection is refused may be a limit of that user: it lowers nothing.
@@ -251,7 +251,7 @@ async def opened(store: _Store[S], run: Run, *, first: bool = True) -> AsyncGene
         yield session
 
 
-async def _map_mailboxes(
+async def map_mailboxes(
     job: UserJob, run: Run, reader: SourceSession, writer: DestinationSession
 ) -> tuple[Mapping[Mailbox, Mailbox], tuple[str, ...]]:
     """Selected source mailboxes with their destinations, and names in the query that do not exist.
@@ -265,7 +265,7 @@ async def _map_mailboxes(
     return mapped, run.query.missing(listed)
 
 
-class _Selector:
+class Selector:
     """Selects from one mailbox after the other."""
 
     def __init__(self, reader: SourceSession, query: Query, order: Order) -> None:
@@ -288,10 +288,10 @@ class _Selector:
 async def _select_all(account: Account, reader: SourceSession, writer: DestinationSession) -> None:
     """Fills `account.works`. Name clashes end the user here, before the first write."""
     job, run = account.job, account.run
-    targets, missing = await _map_mailboxes(job, run, reader, writer)
+    targets, missing = await map_mailboxes(job, run, reader, writer)
     for name in missing if run.last_turn else ():
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
-    selector = _Selector(reader, run.selected, run.order)
+    selector = Selector(reader, run.selected, run.order)
     for mailbox in selector.in_order(targets):
         target = targets[mailbox]
         place = (mailbox.name, target.name)
@@ -637,15 +637,15 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
     missing: tuple[str, ...] = ()
     try:
         if job.error:
-            raise _unready(job)
+            raise unready(job)
         source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
         async with (
             run.hosts.hold((source.host, destination.host)),
             opened(source, run) as reader,
             opened(destination, run) as writer,
         ):
-            targets, missing = await _map_mailboxes(job, run, reader, writer)
-            selector = _Selector(reader, run.query, run.order)
+            targets, missing = await map_mailboxes(job, run, reader, writer)
+            selector = Selector(reader, run.query, run.order)
             for mailbox in selector.in_order(targets):
                 try:
                     selection = await selector.select(mailbox)
@@ -674,7 +674,7 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
     return PlannedUser(user=job.user, mailboxes=tuple(planned), failure=failure, missing=missing)
 
 
-def _unready(job: UserJob) -> AimportError:
+def unready(job: UserJob) -> AimportError:
     """The error of a user who cannot even begin."""
     kinds: dict[Status, type[AimportError]] = {"refused": AccessRefused, "quota": OverQuota}
     return kinds.get(job.status, UserError)(job.error)

@@ -8,7 +8,7 @@ What a server does not say by itself comes from its profile (`imap.profiles`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +28,8 @@ from aimport.imap.connection import Connection, Deadlines, Reply, identify
 from aimport.imap.profiles import Profile, choose, named
 from aimport.imap.responses import Listed, Namespace, ServerId, Tagged
 from aimport.model import ConnectionLimits, Endpoint, Mailbox
+from aimport.standing import Standing
+from aimport.stores.imap.standing import server_of
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +133,10 @@ class Session:
             per_user=link.profile.connections_per_user,
             per_address=link.profile.connections_per_address if link.connection.socket is not None else 0,
         )
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        """What the server says of itself; where it keeps `targets`, and whether it could, a destination tells."""
+        return Standing(server=server_of(self._connection, self._profile))
 
     async def _examine(self, mailbox: Mailbox, name: bytes) -> Reply:
         """Opens read-only (RFC 9051 §6.3.3).
