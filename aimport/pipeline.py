@@ -97,7 +97,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     bug: Exception | None = None
     try:
         if job.error:
-            raise _unready(job)
+            raise unready(job)
         async with run.alone(job.destination.identity):
             log = await run.journal.begin_user(job.user, job.destination.identity)
             account = Account(job, log, run)
@@ -111,7 +111,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
             await run.journal.finish_user(job.user, result)
         raise
     except Exception as error:  # a bug ends its user only; cancellation is no Exception
-        bug = _innermost(error)
+        bug = innermost(error)
         logger.error("user ended by a bug user=%s error=%s", job.user, type(bug).__name__)
         ends = (job.source.secret, job.destination.secret)
         hush(error, [secret.text for secret in ends if secret is not None and secret.kind == "literal"])
@@ -134,7 +134,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     return result
 
 
-def _innermost(error: Exception) -> Exception:
+def innermost(error: Exception) -> Exception:
     """The first exception within groups, whose own name says nothing."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
@@ -218,7 +218,7 @@ S = TypeVar("S", SourceSession, DestinationSession)
 S_co = TypeVar("S_co", SourceSession, DestinationSession, covariant=True)
 
 
-class _Store(Protocol[S_co]):
+class Store(Protocol[S_co]):
     """What source and destination have in common."""
 
     host: str
@@ -227,7 +227,7 @@ class _Store(Protocol[S_co]):
 
 
 @asynccontextmanager
-async def opened(store: _Store[S], run: Run, *, first: bool = True) -> AsyncGenerator[S]:
+async def opened(store: Store[S], run: Run, *, first: bool = True) -> AsyncGenerator[S]:
     """A session; what its host refused or allowed is learnt for all users.
 
     That a user's second connection is refused may be a limit of that user: it lowers nothing.
@@ -258,7 +258,7 @@ async def opened(store: _Store[S], run: Run, *, first: bool = True) -> AsyncGene
 
 
 @dataclass(frozen=True, slots=True)
-class _Mapped:
+class Mapped:
     """Selected source mailboxes with their destinations."""
 
     targets: Mapping[Mailbox, Mailbox]
@@ -268,9 +268,9 @@ class _Mapped:
     """Mailboxes that the query selects and `--exclude` takes away."""
 
 
-async def _map_mailboxes(
+async def map_mailboxes(
     job: UserJob, run: Run, reader: SourceSession, writer: DestinationSession, lanes: Iterable[tuple[str, str]] = ()
-) -> _Mapped:
+) -> Mapped:
     """`lanes`: source and destination names that this run has used.
 
     Raises:
@@ -289,10 +289,10 @@ async def _map_mailboxes(
         kept=dict(iter(lanes)),  # the pairs, also where they are the keys of a mapping
     )
     excluded = tuple(mailbox.name for mailbox in selected if mailbox not in targets)
-    return _Mapped(targets, run.query.missing(listed), excluded)
+    return Mapped(targets, run.query.missing(listed), excluded)
 
 
-class _Selector:
+class Selector:
     """Selects from one mailbox after the other."""
 
     def __init__(self, reader: SourceSession, query: Query, order: Order) -> None:
@@ -317,11 +317,11 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
     job, run = account.job, account.run
     if run.merge is not None and run.merge.way == "require-empty" and not account.log.lanes:  # a lane: mail of ours
         await demand_empty(writer)
-    mapped = await _map_mailboxes(job, run, reader, writer, account.log.lanes)
+    mapped = await map_mailboxes(job, run, reader, writer, account.log.lanes)
     targets = mapped.targets
     for name in mapped.missing if run.last_turn else ():
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
-    selector = _Selector(reader, run.selected, run.order)
+    selector = Selector(reader, run.selected, run.order)
     for mailbox in selector.in_order(targets):
         target = targets[mailbox]
         place = (mailbox.name, target.name)
@@ -718,10 +718,10 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
     """Looks at one user and writes nothing, neither mail nor journal."""
     planned: list[PlannedMailbox] = []
     failure: AimportError | None = None
-    mapped: _Mapped | None = None
+    mapped: Mapped | None = None
     try:
         if job.error:
-            raise _unready(job)
+            raise unready(job)
         source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
         async with (
             run.hosts.hold((source.host, destination.host)),
@@ -734,9 +734,9 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                 except DestinationNotEmpty as error:
                     failure = error
             repeated: list[tuple[Mailbox, Position, Position]] = []
-            mapped = await _map_mailboxes(job, run, reader, writer)
+            mapped = await map_mailboxes(job, run, reader, writer)
             targets = mapped.targets
-            selector = _Selector(reader, run.query, run.order)
+            selector = Selector(reader, run.query, run.order)
             for mailbox in selector.in_order(targets):
                 try:
                     selection = await selector.select(mailbox)
@@ -783,7 +783,7 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
     )
 
 
-def _unready(job: UserJob) -> AimportError:
+def unready(job: UserJob) -> AimportError:
     """The error of a user who cannot even begin."""
     kinds: dict[Status, type[AimportError]] = {"refused": AccessRefused, "quota": OverQuota}
     return kinds.get(job.status, UserError)(job.error)

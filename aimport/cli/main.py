@@ -23,6 +23,7 @@ from aimport.errors import AimportError, UsageError
 COMMANDS: Final = {
     "import": "import_:command",
     "plan": "plan:command",
+    "check": "check:command",
     "resume": "resume:command",
     "verify": "verify:command",
     "report": "report:command",
@@ -30,12 +31,13 @@ COMMANDS: Final = {
     "users": "users:command",
     "demo": "demo:command",
 }
-LATER: Final = ("check", "bench")
+LATER: Final = ("bench",)
 """Commands of the contract that a later version brings."""
 
 HELP: Final = {
     "import": "Import mail of one, many or all users.",
     "plan": "Show what an import would do; touch nothing.",
+    "check": "Log in everywhere and look what an import would stumble over; write nothing.",
     "resume": "Go on with an interrupted or partly failed run.",
     "verify": "Hold the destination against the journal of a run; write nothing.",
     "report": "Summary of a run.",

@@ -58,6 +58,7 @@ from aimport.model import (
 )
 from aimport.seats import rest
 from aimport.spool import Spool
+from aimport.standing import Standing
 from aimport.stores.imap.account import (
     Account,
     Link,
@@ -69,6 +70,7 @@ from aimport.stores.imap.account import (
     without,
 )
 from aimport.stores.imap.source import ImapSourceSession, found_uids, search_words
+from aimport.stores.imap.standing import allowances, append_limit, doubt_about, server_of
 from aimport.stores.keys import UidKeys
 
 logger = logging.getLogger(__name__)
@@ -412,7 +414,9 @@ class ImapDestinationSession(Session):
 
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         await self._in_step()
-        return await ImapSourceSession(Link(self._connection, self._namespace, self._profile)).list_mailboxes()
+        return await ImapSourceSession(
+            Link(self._connection, self._namespace, self._profile, self._throttle)
+        ).list_mailboxes()
 
     @asynccontextmanager
     async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
@@ -427,6 +431,25 @@ class ImapDestinationSession(Session):
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return "" if uid is None else f"{uidvalidity}:{uid}"
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        problems: list[AimportError] = []
+        notes: list[str] = []
+        for mailbox in targets:
+            try:
+                name = self._name(mailbox)
+            except MailboxNameInvalid as error:
+                problems.append(error)
+            else:
+                doubt = doubt_about(name.removeprefix(self._prefix), mailbox.path, self._profile)
+                notes += [f"{mailbox.name}: {doubt}"] if doubt else []
+        return Standing(
+            server=server_of(self._connection, self._profile),
+            append_limit=await append_limit(self._connection) or self.limit,
+            allowances=await allowances(self._connection),
+            problems=tuple(problems),
+            notes=tuple(notes),
+        )
 
     def _demand(self, tagged: Tagged, mailbox: Mailbox) -> None:
         if tagged.status != "OK":

@@ -62,6 +62,7 @@ from aimport.query.terms import ALL, Term
 from aimport.seats import rest
 from aimport.selecting import pick
 from aimport.spool import Spool
+from aimport.standing import Counts
 from aimport.stores.imap.account import (
     UNSELECTABLE,
     Account,
@@ -74,6 +75,7 @@ from aimport.stores.imap.account import (
 )
 from aimport.stores.imap.listing import ImapShelf, Listing, listable
 from aimport.stores.imap.search import MAX_NUMBER, Server, program
+from aimport.stores.imap.standing import counts
 from aimport.stores.keys import UidKeys, only
 
 logger = logging.getLogger(__name__)
@@ -143,6 +145,9 @@ class ImapSourceSession(Session):
         path = names.split(decoded(name), listed.separator)
         uses = tuple(use for use in SPECIAL_USES if use in listed.flags)
         return Mailbox(path=path, separator=listed.separator, native=listed.name.decode("latin-1"), uses=uses)
+
+    async def count(self, mailboxes: Sequence[Mailbox]) -> Sequence[Counts | None]:
+        return await counts(self._connection, [native_name(mailbox) for mailbox in mailboxes])
 
     async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         reply = await self._examine(mailbox, native_name(mailbox))

@@ -16,6 +16,7 @@ from array import array
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from anyio import from_thread, to_thread
 
@@ -39,12 +40,14 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import wire_size
+from aimport.standing import Standing
 from aimport.stores import Fsync, content, files
 from aimport.stores.loose.folders import Folders, demand_no_options
 from aimport.stores.loose.names import is_eml
 from aimport.stores.loose.source import LooseSourceSession
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.destination import as_stored
+from aimport.stores.room import inspected
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +108,12 @@ class EmlDestinationSession:
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return stem(wanted, wanted.index)
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return await to_thread.run_sync(partial(inspected, self._root, targets, self._places, file_each=True))
+
+    def _places(self, mailbox: Mailbox) -> list[str]:
+        return [self._path(self._steps(mailbox))]
 
     def _steps(self, mailbox: Mailbox) -> tuple[str, ...]:
         """The directories of a mailbox.

@@ -17,6 +17,7 @@ from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
+from functools import partial
 
 from anyio import from_thread, to_thread
 
@@ -43,6 +44,7 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import local_form, local_pieces, local_size, pieces_of
+from aimport.standing import Standing
 from aimport.stores import Fsync, files
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
@@ -58,6 +60,7 @@ from aimport.stores.maildir.names import (
     with_subscription,
 )
 from aimport.stores.maildir.source import MaildirSourceSession
+from aimport.stores.room import inspected
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +130,16 @@ class MaildirDestinationSession:
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return stem(wanted.run, wanted.number, wanted.created_us, wanted.index)
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return await to_thread.run_sync(partial(inspected, self._layout.root, targets, self._places, file_each=True))
+
+    def _places(self, mailbox: Mailbox) -> list[str]:
+        """The directories that are written to for it."""
+        directory = self._layout.new_directory(mailbox)
+        place = self._layout.place(directory)
+        control = [self._layout.control_place(directory)] if self._layout.control else []
+        return [*(f"{place}/{name}" for name in ("tmp", "new", "cur")), *control]
 
     def _open(self, mailbox: Mailbox) -> disk.Folder:
         """The folder, complete.

@@ -20,6 +20,7 @@ from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Final
 
 from anyio import from_thread, to_thread
@@ -45,6 +46,7 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import has_header, local_form, local_pieces, local_size, pieces_of, wire_size
+from aimport.standing import Standing
 from aimport.stores import Fsync, content, files
 from aimport.stores.maildir import disk as maildir_disk
 from aimport.stores.maildir.names import with_subscription
@@ -54,6 +56,7 @@ from aimport.stores.mbox.lines import date_of
 from aimport.stores.mbox.names import Layout
 from aimport.stores.mbox.scan import NotMbox, Scanner, head_of
 from aimport.stores.mbox.source import MboxSourceSession
+from aimport.stores.room import inspected
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +122,12 @@ class MboxDestinationSession:
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return compose.mark_of(wanted.run, wanted.number, wanted.index)
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return await to_thread.run_sync(partial(inspected, self._layout.root, targets, self._places, file_each=False))
+
+    def _places(self, mailbox: Mailbox) -> list[str]:
+        return [self._path(self._layout.new_steps(mailbox))]
 
     def _path(self, steps: tuple[str, ...]) -> str:
         layout = self._layout

@@ -156,6 +156,7 @@ class Selected(msgspec.Struct, array_like=True, tag="selected"):
     sizes: bytes | None
     unlisted: int
     notes: tuple[str, ...]
+    position: Position | None
 
 
 class Numbers(msgspec.Struct, array_like=True, tag="numbers"):
