@@ -7,6 +7,7 @@
     ├── JournalError                the run cannot remember what it does; run
     │   └── JournalDamaged          a record in the middle does not match its checksum
     ├── DestinationFull             no space or read-only below the destination; run
+    ├── ClusterLost                 scheduler or workers do not come back; run
     ├── MessageRefused              the destination refused this message; message
     ├── MessageUnreadable           its octets cannot be read, or not be kept on their way; message
     ├── MailboxError                one mailbox cannot be read or written; mailbox
@@ -133,6 +134,13 @@ class JournalDamaged(JournalError):
 
 class DestinationFull(AimportError):
     """No space left, or read-only, below a local destination."""
+
+    scope = Scope.RUN
+    retry = Retry.LATER
+
+
+class ClusterLost(AimportError):
+    """The processes that import are out of reach for good; what they did is in their shards of the journal."""
 
     scope = Scope.RUN
     retry = Retry.LATER

@@ -45,7 +45,7 @@ PIECE_OCTETS: Final = 256 * 1024
 class Secret:
     """A password or token: how to get it, never shown. `kind` "literal" holds the secret itself."""
 
-    kind: Literal["literal", "env", "file", "cmd"]
+    kind: Literal["literal", "env", "file", "cmd", "held"]
     text: str = field(repr=False)
 
 

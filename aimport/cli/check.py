@@ -11,7 +11,7 @@ import click
 from aimport.cli import options
 from aimport.cli.call import Globals
 from aimport.cli.import_ import limits
-from aimport.cli.work import print_json, settings_of, throttles_of, within_the_machine
+from aimport.cli.work import print_json, settings_of, throttles_of
 from aimport.results import UserResult, Verdict
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def command(
     from aimport.journal import Journal
     from aimport.plan import jobs, make_plan
     from aimport.runners import local
+    from aimport.runners.machine import within_the_machine
     from aimport.runners.ordered import each_in_order
     from aimport.stores import Stores
 

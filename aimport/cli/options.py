@@ -142,7 +142,12 @@ RUNNING: Final = (
 )  # fmt: skip
 LATER: Final = (
     _later("--watch-list", is_flag=True),
-    _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
+)  # fmt: skip
+PROCESSES: Final = (
+    click.option("--workers", metavar="N", type=click.IntRange(1), default=None,
+                 help="Processes on this machine; 1, as by default, is this one alone. Needs aimport[cluster]."),
+    click.option("--cluster", metavar="ADDRESS", help="The workers of a Dask scheduler, tls://HOST:PORT."),
+    click.option("--cluster-file", metavar="FILE", help="The same, by the file that the scheduler writes."),
 )  # fmt: skip
 ARGUMENTS: Final = (
     click.argument("source"),

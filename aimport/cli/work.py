@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from aimport.cli.call import Call, Globals, Start, tell
 from aimport.config import Settings, load_settings
 from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
-from aimport.limits import DESCRIPTORS_LEAST, Limits, within_descriptors
+from aimport.limits import Limits
 from aimport.model import Appended, Present, Rejected, UserJob
 from aimport.pacing import Throttles
 from aimport.plan import Plan, destination_of, jobs, make_plan, merged
@@ -27,6 +26,8 @@ from aimport.stores import Stores
 
 if TYPE_CHECKING:
     from aimport.account import Run
+    from aimport.cli.call import Processes
+    from aimport.runners.chunks import Engine
     from aimport.runners.local import Ending
 
 logger = logging.getLogger(__name__)
@@ -63,27 +64,6 @@ def check_profiles(settings: Settings) -> None:
 
         for name in names:
             named(name)
-
-
-def within_the_machine(limits: Limits) -> Limits:
-    """As many users and lanes as this process may have files open for, after it has asked for all that it may have.
-
-    Raises:
-        ConfigurationError: not even one user can be imported.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS: no more than the kernel's own limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if allowed != resource.RLIM_INFINITY and allowed < DESCRIPTORS_LEAST:
-        raise ConfigurationError(f"{allowed} open files are not enough for a run", hint="ulimit -n 1024")
-    lowered = limits if allowed == resource.RLIM_INFINITY else within_descriptors(limits, allowed)
-    if lowered != limits:
-        logger.warning(
-            "users lowered users=%d connections_per_user=%d open_files=%d; a higher limit (ulimit -n) allows more",
-            lowered.users, lowered.connections_per_user, allowed,
-        )  # fmt: skip
-    return lowered
 
 
 def throttles_of(limits: Limits, settings: Settings) -> Throttles:
@@ -123,7 +103,10 @@ def run_import(call: Call) -> int:
     """`aimport import`: a new run."""
     settings = settings_of(call.globals)
     plan = make_plan(call.request, settings, stdin=sys.stdin.buffer)
+    engine = engine_of(call.processes)
     if call.journal is None:
+        if engine is not None:
+            raise UsageError("--no-journal: several processes need a journal")
         journal = Journal.in_memory()
     else:
         arguments = RunArguments(
@@ -138,9 +121,47 @@ def run_import(call: Call) -> int:
             job=job_identity(call, settings),
             arguments=arguments,
             again=call.again,
-            identities=(job.destination.identity for job in jobs(plan) if not job.error),
+            identities=(job.destination.identity for job in _handed_out(plan, engine) if not job.error),
         )
-    return drive(call, plan, journal)
+    return drive(call, plan, journal, engine)
+
+
+def _handed_out(plan: Plan, engine: Engine | None) -> Iterator[UserJob]:
+    """All jobs, before any is begun.
+
+    Raises:
+        ConfigurationError: one holds what cannot be handed to workers elsewhere.
+    """
+    if engine is None or not engine.elsewhere:
+        return jobs(plan)
+    from aimport.runners.chunks import refuse_literals
+
+    def checked(job: UserJob) -> UserJob:
+        refuse_literals(job)
+        return job
+
+    return map(checked, jobs(plan))
+
+
+def engine_of(processes: Processes) -> Engine | None:
+    """Where other processes are asked for, what starts or finds them.
+
+    Raises:
+        ConfigurationError: its library is not installed; the address is wrong, or open to everybody.
+    """
+    if not processes.several:
+        return None
+    try:
+        from aimport.runners import cluster
+    except ModuleNotFoundError as error:
+        missing = error.name or "distributed"
+        raise ConfigurationError(
+            f"several processes need the package {missing}, which is not installed",
+            hint="pip install 'aimport[cluster]'",
+        ) from None
+    if processes.workers is not None:
+        return cluster.LocalWorkers(processes.workers)
+    return cluster.ClusterWorkers(cluster.scheduler_of(processes.cluster, processes.cluster_file))
 
 
 def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], int]) -> int:
@@ -167,10 +188,10 @@ def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], in
     return int(cli.main(args=list(kept.argv), prog_name="aimport", standalone_mode=False, obj=start))
 
 
-def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) -> int:
+def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, resumed: bool = False) -> int:
     """Runs the users that are not done, closes the journal, prints the report; returns the exit code."""
     from aimport.account import Run
-    from aimport.runners import local
+    from aimport.runners import chunks, local
 
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
     run = Run(
@@ -193,7 +214,21 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
-        ending = await local.run_plan(_Left(plan, done), run, progress=progress.choose(call.progress))
+        left, shown = _Left(plan, done), progress.choose(call.progress)
+        if engine is None and not journal.has_shards:
+            ending = await local.run_plan(left, run, progress=shown)
+        else:
+            listed = plan.selection.users
+            users = 1 if plan.selection.single is not None or listed is None else listed.count
+            ending = await chunks.run_chunks(
+                left,
+                run,
+                engine or chunks.Here(),
+                users=users,
+                progress=shown,
+                level=call.globals.level,
+                form=call.globals.form,
+            )
         results = _results(journal)
         finished = (
             not ending.stopped

@@ -12,7 +12,7 @@ import logging
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
@@ -39,6 +39,30 @@ class Ending:
     failure: AimportError | None = None
 
 
+class Stop(Protocol):
+    """What the signals do to a run beside setting its `stopping`."""
+
+    def begin(self) -> None:
+        """The first signal: batches in flight may finish."""
+        ...
+
+    def end(self) -> None:
+        """The second."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    run: Run
+    scope: anyio.CancelScope
+
+    def begin(self) -> None:
+        self.scope.deadline = anyio.current_time() + self.run.limits.grace_s
+
+    def end(self) -> None:
+        self.scope.cancel()
+
+
 async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | None = None) -> Ending:
     """Imports all users of `jobs`; each result is in the journal when this returns.
 
@@ -50,7 +74,7 @@ async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | No
     ending = Ending()
     try:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(_watch_signals, run, ending, tasks.cancel_scope)
+            await tasks.start(watch_signals, run, ending, _Stop(run, tasks.cancel_scope))
             if progress is not None:
                 tasks.start_soon(progress, run)
             for turn in range(len(run.first) + 1):
@@ -63,14 +87,20 @@ async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | No
 
 
 async def _work(jobs: Iterable[UserJob], run: Run) -> None:
+    await import_users(wanted(jobs, run), run)
+
+
+async def import_users(jobs: Iterable[UserJob], run: Run) -> None:
+    """Those that are to be begun in this turn, `limits.users` at the same time."""
+
     async def one(job: UserJob) -> None:
         if not run.stopping:
             await import_user(job, run)
 
-    await for_each_user(_wanted(jobs, run), run.limits.users, one)
+    await for_each_user(jobs, run.limits.users, one)
 
 
-def _wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
+def wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
     """The users that are to be begun."""
     limit = run.limits.max_errors
     for job in jobs:
@@ -110,28 +140,29 @@ async def _user_worker(receive: MemoryObjectReceiveStream[UserJob], act: Callabl
             await act(job)
 
 
-async def _watch_signals(
-    run: Run, ending: Ending, scope: anyio.CancelScope, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+async def watch_signals(
+    run: Run, ending: Ending, stop: Stop, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
+    """Until cancelled."""
     # What is ignored stays so: SIGHUP below nohup, SIGINT of a job in the background.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
-        await _obey_signals(heard, run, ending, scope, task_status)
+        await _obey_signals(heard, run, ending, stop, task_status)
     finally:
         for number in heard:  # the loop leaves SIGTERM deadly
             signal.signal(number, before[number])
 
 
 async def _obey_signals(
-    heard: Sequence[signal.Signals], run: Run, ending: Ending, scope: anyio.CancelScope, task_status: TaskStatus[None]
+    heard: Sequence[signal.Signals], run: Run, ending: Ending, stop: Stop, task_status: TaskStatus[None]
 ) -> None:
     with anyio.open_signal_receiver(*heard) as signals:
         task_status.started()
         async for number in signals:
             if ending.stopped:
                 logger.warning("run cancelled by second signal signal=%s", signal.Signals(number).name)
-                scope.cancel()
+                stop.end()
                 return
             ending.stopped = run.stopping = True
             logger.warning(
@@ -139,7 +170,7 @@ async def _obey_signals(
                 run.limits.grace_s,
                 signal.Signals(number).name,
             )
-            scope.deadline = anyio.current_time() + run.limits.grace_s
+            stop.begin()
 
 
 async def plan_all(jobs: Iterable[UserJob], run: Run) -> AsyncGenerator[PlannedUser, None]:

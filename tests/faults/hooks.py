@@ -66,3 +66,15 @@ def bug_in_the_login() -> None:
         raise RuntimeError(f"cannot log in with {credentials.secret} here")
 
     auth.exchange = broken
+
+
+def in_chunks() -> None:
+    """Each run is one of several processes, whose only worker is a thread of the driver: both die at a counted step."""
+    from aimport.cli import work
+    from aimport.cli.call import Processes
+    from aimport.runners import chunks
+
+    def engine_of(processes: Processes) -> chunks.Engine:
+        return chunks.Here()
+
+    work.engine_of = engine_of

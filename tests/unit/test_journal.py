@@ -1133,6 +1133,7 @@ async def test_a_journal_of_the_format_before_is_read_as_it_is_and_migrated_when
             return found
 
     with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE places")
         db.execute("PRAGMA user_version=1")
     with Journal.view(tmp_path, journal.run) as seen:
         assert len(list(seen.entries("bob"))) == 3
