@@ -56,6 +56,7 @@ SELECTION: Final = (
         help="The user list: names, CSV, or another tool's; - is stdin.",
     ),
     click.option("--list-format", metavar="NAME", help="The form of the user list, where it is not clear."),
+    click.option("--watch-list", is_flag=True, help="Take up users who are added to the list while the run works."),
     click.option("-U", "source_user", metavar="SRCUSER", help="Whose identity opens the source; default: the user's."),
     click.option("-s", "subscribe", is_flag=True, help="Subscribe each mailbox that is imported into."),
     click.option("--to", metavar="LOCATION", help="The destination; default the setting mail_location."),
@@ -105,7 +106,7 @@ RUNNING: Final = (
 LATER: Final = (
     _later("--map", multiple=True), _later("--exclude", multiple=True), _later("--special-use", is_flag=True),
     _later("--merge"),
-    _later("--watch-list", is_flag=True), _later("--limit-rate"),
+    _later("--limit-rate"),
     _later("--messages-per-second"), _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
 )  # fmt: skip
 ARGUMENTS: Final = (
@@ -141,6 +142,7 @@ def request(
     all_users: bool,
     list_file: str | None,
     list_format: str | None,
+    watch_list: bool,
     source_user: str | None,
     subscribe: bool,
     first: tuple[str, ...],
@@ -158,6 +160,7 @@ def request(
         all_users=all_users,
         list_file=list_file,
         list_format=list_format,
+        watch_list=watch_list,
         source_user=source_user,
         subscribe=subscribe,
         first=first,

@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from aimport.config import Settings, load_settings
 from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
 from aimport.limits import DESCRIPTORS_LEAST, Limits, within_descriptors
-from aimport.model import Appended, Present, Rejected, UserJob
+from aimport.model import Appended, Present, Rejected
 from aimport.plan import Plan, destination_of, jobs, make_plan
 from aimport.results import RunReport, UserResult, exit_code
 from aimport.stores import Stores
@@ -106,7 +106,8 @@ def job_identity(call: Call, settings: Settings) -> str:
 def run_import(call: Call) -> int:
     """`aimport import`: a new run."""
     settings = settings_of(call.globals)
-    plan = make_plan(call.request, settings, stdin=sys.stdin.buffer)
+    plan = make_plan(call.request, settings, stdin=sys.stdin.buffer, copy_list=True)
+    check_watched(plan)
     if call.journal is None:
         journal = Journal.in_memory()
     else:
@@ -127,6 +128,18 @@ def run_import(call: Call) -> int:
     return drive(call, plan, journal)
 
 
+def check_watched(plan: Plan) -> None:
+    """Looks whether the list can be watched, where that is asked for.
+
+    Raises:
+        UsageError: there is none in a file, or it is read for one user.
+    """
+    from aimport.growing import Growing
+
+    if plan.request.watch_list and not Growing(plan).can_grow:
+        raise UsageError("--watch-list: only a list in a file grows", hint="give it with -F FILE, and no single user")
+
+
 def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], int]) -> int:
     """Takes the command line of a run as if it were typed again, where it was typed, and does `act` with it.
 
@@ -141,7 +154,8 @@ def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], in
         if call.request.list_file == "-" and sys.stdin.isatty():
             raise UsageError("this run's user list came from standard input", hint="give it once more: < LIST")
         # Relative dates mean what they meant when the run began, or it would lose messages on the way.
-        return act(call, make_plan(call.request, settings, stdin=sys.stdin.buffer, now=kept.moment or None))
+        request, moment = call.request, kept.moment or None
+        return act(call, make_plan(request, settings, stdin=sys.stdin.buffer, now=moment, copy_list=True))
 
     try:
         os.chdir(kept.cwd)
@@ -154,7 +168,9 @@ def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], in
 def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) -> int:
     """Runs the users that are not done, closes the journal, prints the report; returns the exit code."""
     from aimport.account import Run
+    from aimport.growing import Growing
     from aimport.runners import local
+    from aimport.runners.joining import Joining
 
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
     run = Run(
@@ -170,7 +186,9 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
-        ending = await local.run_plan(_Left(plan, done), run, progress=progress.choose(call.progress))
+        users = Growing(plan, done)
+        joining = Joining(users, watch=plan.request.watch_list) if users.can_grow else None
+        ending = await local.run_plan(users, run, progress=progress.choose(call.progress), joining=joining)
         results = _results(journal)
         finished = (
             not ending.stopped
@@ -204,17 +222,6 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
 def _with_failure(code: int, failure: AimportError) -> int:
     """A failure of the whole run is told by its own code unless a stronger one applies."""
     return code if code in (70, 130) else failure.exit_code
-
-
-class _Left:
-    """Jobs of the users that are not done, as often as asked for. A changed user list is found out here."""
-
-    def __init__(self, plan: Plan, done: set[str]) -> None:
-        self._plan = plan
-        self._done = done
-
-    def __iter__(self) -> Iterator[UserJob]:
-        return (job for job in jobs(self._plan) if job.user not in self._done)
 
 
 def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> None:

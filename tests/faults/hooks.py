@@ -66,3 +66,10 @@ def bug_in_the_login() -> None:
         raise RuntimeError(f"cannot log in with {credentials.secret} here")
 
     auth.exchange = broken
+
+
+def looks_often() -> None:
+    """A watched list is looked at every twentieth of a second."""
+    from aimport.runners import joining
+
+    joining.LOOK_EVERY_S = 0.05  # type: ignore[misc]
