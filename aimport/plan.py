@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
@@ -62,6 +62,8 @@ class Request:
     list_file: str | None = None
     list_format: str | None = None
     """The form of the list (`lists.forms`); None: detected."""
+    watch_list: bool = False
+    """Users who are added to the list while the run works are imported too."""
     source_user: str | None = None
     subscribe: bool = False
     first: tuple[str, ...] = ()
@@ -115,10 +117,12 @@ def make_plan(
     environ: Mapping[str, str] = os.environ,
     stdin: BinaryIO | None = None,
     now: int | None = None,
+    copy_list: bool = False,
 ) -> Plan:
     """Reads and checks all that can be checked without touching mail.
 
-    Relative dates count from `now`, seconds since 1970; None: from this moment.
+    Relative dates count from `now`, seconds since 1970; None: from this moment. With `copy_list` the user list may be
+    written to while the plan is used.
 
     Raises:
         UsageError: the query, the user list or a literal password in a location; no user at all.
@@ -132,7 +136,7 @@ def make_plan(
     naming = Naming(
         exclude=request.exclude, rules=tuple(map(parse_rule, request.rules)), special_use=request.special_use
     )
-    selection = choose_users(request, settings, environ, stdin=stdin)
+    selection = choose_users(request, settings, environ, stdin=stdin, copy_list=copy_list)
     _refuse_later(settings, selection)
     source_row = None
     if request.source_user is not None:
@@ -218,6 +222,7 @@ def choose_users(
     environ: Mapping[str, str] = os.environ,
     *,
     stdin: BinaryIO | None = None,
+    copy_list: bool = False,
 ) -> Selection:
     """Whom to import: `-A` or `-F` alone, all of the list; `-u MASK`, those that match; `-u USER`; else `$USER`.
 
@@ -229,7 +234,7 @@ def choose_users(
     source = request.list_file if request.list_file is not None else os.path.expanduser(settings.user_list)
     users = None
     if source or request.list_file is not None:
-        users = check_users(source, stdin=stdin, form=request.list_format)
+        users = check_users(source, stdin=stdin, form=request.list_format, copy=copy_list)
         for note in users.notes:
             logger.warning("user list: %s: %s", users.name, note)
     elif request.list_format is not None:
@@ -255,16 +260,18 @@ def choose_users(
     return Selection(single=row, users=users)
 
 
-def jobs(plan: Plan) -> Iterator[UserJob]:
+def jobs(plan: Plan, *, rows: Iterable[UserRow] | None = None, taken: Seen | None = None) -> Iterator[UserJob]:
     """One job for each user, made when it is asked for. A user who cannot begin has its `error` set.
+
+    `rows` are other users than those of the plan, `taken` the destinations of those before them.
 
     Two users with the same destination and parent would be merged silently: the second one has an error.
 
     Raises:
         UsageError: the user list was written to since the plan was made.
     """
-    taken = Seen()
-    for row in plan.selection.rows():
+    taken = taken or Seen()
+    for row in plan.selection.rows() if rows is None else rows:
         try:
             job = _make_job(plan, row)
             if not taken.add(job.destination.identity, job.parent):

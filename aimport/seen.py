@@ -6,6 +6,7 @@ two of a million things have the same 96 bits happens once in 10^17 lists.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -24,9 +25,7 @@ class Seen:
 
     def add(self, *what: str) -> bool:
         """Whether `what` is new."""
-        digest = blake2b("\0".join(what).encode("utf-8", "surrogateescape"), digest_size=_OCTETS).digest()
-        if digest == _FREE:
-            digest = b"\1" * _OCTETS
+        digest = _digest(what)
         if not self._put(digest):
             return False
         self._count += 1
@@ -34,15 +33,25 @@ class Seen:
             self._grow()
         return True
 
-    def _put(self, digest: bytes) -> bool:
+    def holds(self, *what: str) -> bool:
+        """Whether `what` was added."""
+        return self._find(_digest(what))[1]
+
+    def _find(self, digest: bytes) -> tuple[int, bool]:
+        """The slot of a digest, and whether it is in it."""
         table, last = self._table, self._slots - 1
         slot = int.from_bytes(digest[:8], "little") & last
         while (found := table[slot * _OCTETS : slot * _OCTETS + _OCTETS]) != _FREE:
             if found == digest:
-                return False
+                return slot, True
             slot = (slot + 1) & last
-        table[slot * _OCTETS : slot * _OCTETS + _OCTETS] = digest
-        return True
+        return slot, False
+
+    def _put(self, digest: bytes) -> bool:
+        slot, there = self._find(digest)
+        if not there:
+            self._table[slot * _OCTETS : slot * _OCTETS + _OCTETS] = digest
+        return not there
 
     def _grow(self) -> None:
         old = self._table
@@ -51,3 +60,8 @@ class Seen:
         for at in range(0, len(old), _OCTETS):
             if (digest := bytes(old[at : at + _OCTETS])) != _FREE:
                 self._put(digest)
+
+
+def _digest(what: Sequence[str]) -> bytes:
+    digest = blake2b("\0".join(what).encode("utf-8", "surrogateescape"), digest_size=_OCTETS).digest()
+    return digest if digest != _FREE else b"\1" * _OCTETS

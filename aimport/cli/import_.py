@@ -15,9 +15,7 @@ from aimport.limits import Limits
 
 
 @click.command("import", context_settings=options.WORDS_AS_THEY_STAND)
-@options.with_options(
-    options.SELECTION, options.LIMITS, options.RUNNING, options.PROCESSES, options.LATER, options.ARGUMENTS
-)
+@options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.PROCESSES, options.ARGUMENTS)
 @click.pass_context
 def command(
     ctx: click.Context,

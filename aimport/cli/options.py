@@ -47,10 +47,6 @@ def not_yet(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     return value
 
 
-def _later(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    return click.option(*names, callback=not_yet, expose_value=False, hidden=True, **settings)
-
-
 JOURNAL: Final = click.option(
     "--journal", metavar="DIR", help="Where runs are remembered; default aimport/ in the XDG state directory."
 )
@@ -64,6 +60,7 @@ SELECTION: Final = (
         help="The user list: names, CSV, or another tool's; - is stdin.",
     ),
     click.option("--list-format", metavar="NAME", help="The form of the user list, where it is not clear."),
+    click.option("--watch-list", is_flag=True, help="Take up users who are added to the list while the run works."),
     click.option("-U", "source_user", metavar="SRCUSER", help="Whose identity opens the source; default: the user's."),
     click.option("-s", "subscribe", is_flag=True, help="Subscribe each mailbox that is imported into."),
     click.option("--to", metavar="LOCATION", help="The destination; default the setting mail_location."),
@@ -140,9 +137,6 @@ RUNNING: Final = (
     click.option("--progress", type=click.Choice(["auto", "bar", "plain", "none"]), default="auto", show_default=True),
     click.option("--json", "as_json", is_flag=True, help="Print the final report as one JSON document."),
 )  # fmt: skip
-LATER: Final = (
-    _later("--watch-list", is_flag=True),
-)  # fmt: skip
 PROCESSES: Final = (
     click.option("--workers", metavar="N", type=click.IntRange(1), default=None,
                  help="Processes on this machine; 1, as by default, is this one alone. Needs aimport[cluster]."),
@@ -182,6 +176,7 @@ def request(
     all_users: bool,
     list_file: str | None,
     list_format: str | None,
+    watch_list: bool,
     source_user: str | None,
     subscribe: bool,
     first: tuple[str, ...],
@@ -203,6 +198,7 @@ def request(
         all_users=all_users,
         list_file=list_file,
         list_format=list_format,
+        watch_list=watch_list,
         source_user=source_user,
         subscribe=subscribe,
         first=first,

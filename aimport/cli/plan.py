@@ -19,7 +19,7 @@ from aimport.results import UserResult, exit_code
 
 
 @click.command("plan", context_settings=options.WORDS_AS_THEY_STAND)
-@options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.PROCESSES, options.LATER)
+@options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.PROCESSES)
 @click.option("--keys", is_flag=True, help="Also the keys of the messages: source UIDs, Maildir base names.")
 @options.with_options(options.ARGUMENTS)
 @click.pass_context

@@ -78,3 +78,10 @@ def in_chunks() -> None:
         return chunks.Here()
 
     work.engine_of = engine_of
+
+
+def looks_often() -> None:
+    """A watched list is looked at every twentieth of a second."""
+    from aimport.runners import joining
+
+    joining.LOOK_EVERY_S = 0.05  # type: ignore[misc]
