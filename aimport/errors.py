@@ -20,7 +20,9 @@
     │   ├── AccessRefused           file permissions
     │   ├── LoginRefused        77  wrong credentials; never tried twice
     │   ├── OverQuota           73
-    │   └── NameClash               two source mailboxes, one destination name
+    │   ├── NameClash               two source mailboxes, one destination name
+    │   ├── DestinationNotEmpty     it has mail, and `--merge require-empty` was given
+    │   └── UidsWouldRepeat         new mail would get UIDs that clients saw on other mail
     └── ConnectionLost              outcome of what was under way is unknown; try again
         ├── DeadlinePassed          the server did not answer in time
         ├── ProtocolError           the server broke the protocol, or we did (BAD)
@@ -231,6 +233,14 @@ class OverQuota(UserError):
 
 class NameClash(UserError):
     """Two source mailboxes map to one destination name; they are never merged silently."""
+
+
+class DestinationNotEmpty(UserError):
+    """The destination has mail, and `--merge require-empty` was given."""
+
+
+class UidsWouldRepeat(UserError):
+    """`--merge new-over-old`: UIDNEXT of the destination is below what clients saw."""
 
 
 class ConnectionLost(AimportError):

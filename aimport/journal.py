@@ -7,6 +7,7 @@
                 mark            the last durable intent, so that a lost end is noticed
                 lock            held (flock) while the run's process lives; says who it is
                 rejects.jsonl   one line a rejected message
+                damages.jsonl   one line a damage of a source that mail was taken from all the same
                 run.json        what `runs` shows; only its `finished` is nowhere else
                 shards/NNNNNN/  of a run with several processes: a journal of its own for some users, written by the
                                 one process that holds its lock; `places` of the run's own journal says which is whose
@@ -104,6 +105,7 @@ NO_UID, REFUSED, ABSENT = 0, -1, -2
 DATABASE: Final = "journal.sqlite"
 REJECTS: Final = "rejects.jsonl"
 REPAIRS: Final = "repairs.jsonl"
+DAMAGES: Final = "damages.jsonl"
 ESCROW: Final = "escrow"
 INFO: Final = "run.json"
 LOCK: Final = "lock"
@@ -578,6 +580,8 @@ class Journal:
         """Records known to be lost and accepted (`reopen(cut=True)`), also by an earlier resume: what the
         destination holds of this run has to be found by content."""
         self._stale_rejects = False
+        self._damages: dict[str, set[int]] = {}
+        """By user: hashes of the lines of `damages.jsonl`."""
         self._writer: _Writer | None = None
         self._failure: JournalError | None = None
         self._told = False
@@ -736,6 +740,7 @@ class Journal:
                         if self._last_shard:
                             _gather_lines(self.directory, REJECTS)
                             _gather_lines(self.directory, REPAIRS)
+                            _gather_lines(self.directory, DAMAGES)
                         self._write_info(finished=finished)
         finally:
             self._closed = True
@@ -893,6 +898,29 @@ class Journal:
             if ended is None or outcome is not None:
                 wanted = batch.wanted(self.run, index)
                 yield Entry(user=user, lane=lane, key=key, wanted=wanted, date=date, outcome=outcome)
+
+    def damaged(self, user: str, mailbox: str, key: str, text: str) -> bool:
+        """Records a damage of the source that mail was taken from all the same; False: it is known. Written behind.
+
+        `key` "": not of one message. Before an intent that is asked for later is durable, so is this.
+        """
+        line = {"user": user, "mailbox": mailbox, "key": key or None, "text": text[:TEXT_LIMIT]}
+        data = json.dumps(line).encode("ascii") + b"\n"
+        if not self._note_damage(user, data):
+            return False
+        self._check()
+        self._put(_Op(lambda _: None, None, damages=(data,)))
+        return True
+
+    def _note_damage(self, user: str, line: bytes) -> bool:
+        known = self._damages.setdefault(user, set())
+        before = len(known)
+        known.add(hash(line))
+        return len(known) > before
+
+    def damages(self, user: str) -> int:
+        """How many damages of a user's source are recorded."""
+        return len(self._damages.get(user, ()))
 
     # --- shards
 
@@ -1066,7 +1094,19 @@ class Journal:
         if self.directory is not None:
             self._mark = _open_file(self.directory / MARK)
             self._rejects = _open_file(self.directory / REJECTS, os.O_APPEND)
+            self._read_damages(self.directory / DAMAGES)
         self._writer = self._make_writer()
+
+    def _read_damages(self, path: Path) -> None:
+        """What earlier processes of the run have told; a torn last line is cut off, it will be told again."""
+        if not path.exists():
+            return
+        lines = path.read_bytes().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            _replace_file(path, b"".join(lines[:-1]))
+        for line in lines:
+            with suppress(ValueError):
+                self._note_damage(str(json.loads(line)["user"]), line)
 
     def _make_writer(self) -> _Writer:
         return _WriterThread(self)
@@ -1106,12 +1146,8 @@ class Journal:
         if mark:
             os.pwrite(self._mark, _mark(mark), 0)
         _write_all(self._rejects, b"".join(line for op in ops for line in op.lines))
-        if repairs := b"".join(line for op in ops for line in op.repairs):
-            handle = _open_file(directory / REPAIRS, os.O_APPEND)
-            try:
-                _write_all(handle, repairs)
-            finally:
-                os.close(handle)
+        _append(directory / REPAIRS, b"".join(line for op in ops for line in op.repairs))
+        _append(directory / DAMAGES, b"".join(line for op in ops for line in op.damages))
 
     # --- checks
 
@@ -1196,12 +1232,13 @@ def runs(root: Path) -> Sequence[RunInfo]:
 
 @dataclass(frozen=True, slots=True)
 class _Op:
-    """What a task asks of the writer thread; `lines` and `repairs` go to their files once it is durable."""
+    """What a task asks of the writer thread; `lines`, `repairs` and `damages` go to their files once it is durable."""
 
     work: Work[Any]
     waiter: asyncio.Future[Any] | concurrent.futures.Future[Any] | None
     lines: Sequence[bytes] = ()
     repairs: Sequence[bytes] = ()
+    damages: Sequence[bytes] = ()
     at_once: bool = False
     """Somebody holds up the event loop for it."""
     mark: int = 0
@@ -1899,23 +1936,37 @@ def _rewrite_lines(path: Path, lines: Mapping[tuple[int, str], bytes]) -> None:
         _replace_file(path, b"".join(lines.values()))
 
 
+def _append(path: Path, lines: bytes) -> None:
+    """Behind a file that most runs do not have."""
+    if lines:
+        handle = _open_file(path, os.O_APPEND)
+        try:
+            _write_all(handle, lines)
+        finally:
+            os.close(handle)
+
+
 def _shard_directories(run: Path) -> Sequence[Path]:
     """Those that are whole, in their order."""
     return sorted(each for each in (run / SHARDS).glob("[0-9]*") if (each / DATABASE).exists())
 
 
 def _gather_lines(run: Path, name: str) -> None:
-    """Puts the lines of all shards behind those of the run's own file."""
+    """Puts the lines of all shards behind those of the run's own file, each once however often the run was resumed."""
     parts = [part for each in _shard_directories(run) if (part := each / name).exists() and part.stat().st_size]
     if not parts:
         return
     if (run / name).exists():
         parts.insert(0, run / name)
     temporary = run / f"{name}.new"
+    known: set[int] = set()
     with open(_open_file(temporary, os.O_TRUNC), "wb") as file:
         for part in parts:
             with open(part, "rb") as lines:
-                shutil.copyfileobj(lines, file)
+                for line in lines:
+                    if hash(line) not in known:
+                        known.add(hash(line))
+                        file.write(line)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(run / name)

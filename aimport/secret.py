@@ -220,6 +220,25 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     return without(text, shapes_of(secrets))
 
 
+def hush(error: BaseException, secrets: Iterable[str]) -> None:
+    """Takes `secrets` out of what `error`, and all that it comes from, would say.
+
+    An exception that was not foreseen may quote anything.
+    """
+    shapes = shapes_of(secrets)
+    waiting: list[BaseException] = [error]
+    done: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in done:
+            continue
+        done.add(id(each))
+        each.args = tuple(without(arg, shapes) if isinstance(arg, str) else arg for arg in each.args)
+        waiting += [other for other in (each.__cause__, each.__context__) if other is not None]
+        if isinstance(each, BaseExceptionGroup):
+            waiting += each.exceptions
+
+
 def without(text: str, shapes: Iterable[str]) -> str:
     """`text` with each of `shapes`, the longest first, as `***`."""
     for shape in shapes:

@@ -15,9 +15,7 @@ from aimport.limits import Limits
 
 
 @click.command("import", context_settings=options.WORDS_AS_THEY_STAND)
-@options.with_options(
-    options.SELECTION, options.LIMITS, options.RUNNING, options.PROCESSES, options.LATER, options.ARGUMENTS
-)
+@options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.PROCESSES, options.ARGUMENTS)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -26,6 +24,8 @@ def command(
     connections_per_user: int,
     connections_per_host: int,
     max_memory: int,
+    limit_rate: int,
+    messages_per_second: float | None,
     max_errors: int | None,
     skip_existing: bool,
     fsync: Any,
@@ -59,7 +59,17 @@ def command(
     call = Call(
         globals=globals_,
         request=options.request(**selection),
-        limits=within_the_machine(limits(users, connections_per_user, connections_per_host, max_memory, max_errors)),
+        limits=within_the_machine(
+            limits(
+                users=users,
+                connections_per_user=connections_per_user,
+                connections_per_host=connections_per_host,
+                max_memory=max_memory,
+                limit_rate=limit_rate,
+                messages_per_second=messages_per_second,
+                max_errors=max_errors,
+            )
+        ),
         skip_existing=skip_existing,
         fsync=fsync,
         link=link,
@@ -85,7 +95,14 @@ def processes(workers: int | None, cluster: str | None, cluster_file: str | None
 
 
 def limits(
-    users: int, connections_per_user: int, connections_per_host: int, max_memory: int, max_errors: int | None
+    *,
+    users: int,
+    connections_per_user: int,
+    connections_per_host: int,
+    max_memory: int,
+    limit_rate: int,
+    messages_per_second: float | None,
+    max_errors: int | None,
 ) -> Limits:
     return dataclasses.replace(
         options.DEFAULTS,
@@ -93,5 +110,7 @@ def limits(
         connections_per_user=connections_per_user,
         connections_per_host=connections_per_host,
         max_memory=max_memory,
+        limit_rate=limit_rate,
+        messages_per_second=messages_per_second or 0.0,
         max_errors=max_errors or 0,
     )

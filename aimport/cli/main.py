@@ -24,22 +24,26 @@ from aimport.logs import Form, set_up_logging
 COMMANDS: Final = {
     "import": "import_:command",
     "plan": "plan:command",
+    "check": "check:command",
     "resume": "resume:command",
     "verify": "verify:command",
     "report": "report:command",
     "runs": "runs:command",
+    "users": "users:command",
     "demo": "demo:command",
 }
-LATER: Final = ("users", "check", "bench")
+LATER: Final = ("bench",)
 """Commands of the contract that a later version brings."""
 
 HELP: Final = {
     "import": "Import mail of one, many or all users.",
     "plan": "Show what an import would do; touch nothing.",
+    "check": "Log in everywhere and look what an import would stumble over; write nothing.",
     "resume": "Go on with an interrupted or partly failed run.",
     "verify": "Hold the destination against the journal of a run; write nothing.",
     "report": "Summary of a run.",
     "runs": "The runs this machine knows, newest first.",
+    "users": "Check a user list, of any form; convert it to the canonical one.",
     "demo": "The main job on generated mail: 20 users, Maildir to Maildir, no server.",
 }
 

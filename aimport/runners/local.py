@@ -3,7 +3,7 @@
     jobs ──▶ feed ──▶ stream ──▶ N workers, each `pipeline.import_user` ──▶ results
 
 Owns the loop, the signals and the end of the run: the first SIGINT, SIGTERM or SIGHUP lets batches in
-flight finish within a grace time, the second cancels.
+flight finish within a grace time, the second cancels. Where users may join (`joining`), SIGHUP has the list read again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -19,9 +19,10 @@ from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from aimport.account import Run
-from aimport.errors import AimportError, widest
+from aimport.errors import AimportError, RunHeld, widest
 from aimport.model import UserJob
 from aimport.pipeline import PlannedUser, import_user, plan_user
+from aimport.runners.joining import Joining
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +64,13 @@ class _Stop:
         self.scope.cancel()
 
 
-async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | None = None) -> Ending:
+async def run_plan(
+    jobs: Iterable[UserJob], run: Run, *, progress: Progress | None = None, joining: Joining | None = None
+) -> Ending:
     """Imports all users of `jobs`; each result is in the journal when this returns.
 
-    With `run.first` several turns go over all of them, so `jobs` must begin anew each time.
+    With `run.first` several turns go over all of them, so `jobs` must begin anew each time. Those who are `joining`
+    come behind them in the last turn, and in `jobs` of a turn that begins later.
 
     A failure of scope run cancels everything and is in the `Ending`, not raised: what was
     done before stands and is reported.
@@ -74,20 +78,50 @@ async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | No
     ending = Ending()
     try:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(watch_signals, run, ending, _Stop(run, tasks.cancel_scope))
+            await tasks.start(watch_signals, run, ending, _Stop(run, tasks.cancel_scope), joining)
+            if joining is not None:
+                tasks.start_soon(joining.keep_reading)
             if progress is not None:
                 tasks.start_soon(progress, run)
             for turn in range(len(run.first) + 1):
                 run.turn = turn
-                await _work(jobs, run)
+                await _work(jobs, run, joining if run.last_turn else None)
             tasks.cancel_scope.cancel()
     except* AimportError as group:
         ending.failure = widest(group.exceptions)
     return ending
 
 
-async def _work(jobs: Iterable[UserJob], run: Run) -> None:
-    await import_users(wanted(jobs, run), run)
+async def _work(jobs: Iterable[UserJob], run: Run, joining: Joining | None) -> None:
+    if joining is None:
+        await import_users(wanted(jobs, run), run)
+        return
+
+    async def one_of_many(job: UserJob) -> None:
+        try:
+            if joining.listed.has_joined(job.user):
+                job = await _claimed(job, run)
+            if not run.stopping:
+                await import_user(job, run)
+        finally:
+            joining.user_ended()
+
+    async def more() -> Iterator[UserJob] | None:
+        fresh = await joining.more(run)
+        return None if fresh is None else joining.counted(wanted(fresh, run))
+
+    await for_each_user(joining.counted(wanted(jobs, run)), run.limits.users, one_of_many, more)
+
+
+async def _claimed(job: UserJob, run: Run) -> UserJob:
+    """Of all others the destination was claimed before the run began. One that is taken fails its user, not the run."""
+    if job.error:
+        return job
+    try:
+        await run.journal.claim([job.destination.identity])
+    except RunHeld as error:
+        return replace(job, error=str(error))
+    return job
 
 
 async def import_users(jobs: Iterable[UserJob], run: Run) -> None:
@@ -115,23 +149,32 @@ def wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
         yield job
 
 
-async def for_each_user(jobs: Iterable[UserJob], users: int, act: Callable[[UserJob], Awaitable[None]]) -> None:
+More = Callable[[], Awaitable[Iterable[UserJob] | None]]
+"""Waits for further users; None: there will be none."""
+
+
+async def for_each_user(
+    jobs: Iterable[UserJob], users: int, act: Callable[[UserJob], Awaitable[None]], more: More | None = None
+) -> None:
     """Does `act` for each, so many users at the same time, in the order of the list as far as that goes."""
     send, receive = anyio.create_memory_object_stream[UserJob](users)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_feed_users, jobs, send)
+        tasks.start_soon(_feed_users, jobs, send, more)
         for _ in range(users):
             tasks.start_soon(_user_worker, receive.clone(), act)
         receive.close()
 
 
-async def _feed_users(jobs: Iterable[UserJob], send: MemoryObjectSendStream[UserJob]) -> None:
+async def _feed_users(jobs: Iterable[UserJob], send: MemoryObjectSendStream[UserJob], more: More | None) -> None:
+    coming: Iterable[UserJob] | None = jobs
     async with send:
-        for job in jobs:
-            try:
-                await send.send(job)
-            except anyio.BrokenResourceError:
-                return  # the workers ended; their own error tells why
+        while coming is not None:
+            for job in coming:
+                try:
+                    await send.send(job)
+                except anyio.BrokenResourceError:
+                    return  # the workers ended; their own error tells why
+            coming = await more() if more is not None else None
 
 
 async def _user_worker(receive: MemoryObjectReceiveStream[UserJob], act: Callable[[UserJob], Awaitable[None]]) -> None:
@@ -141,25 +184,37 @@ async def _user_worker(receive: MemoryObjectReceiveStream[UserJob], act: Callabl
 
 
 async def watch_signals(
-    run: Run, ending: Ending, stop: Stop, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    run: Run,
+    ending: Ending,
+    stop: Stop,
+    joining: Joining | None = None,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Until cancelled."""
     # What is ignored stays so: SIGHUP below nohup, SIGINT of a job in the background.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
-        await _obey_signals(heard, run, ending, stop, task_status)
+        await _obey_signals(heard, run, ending, stop, joining, task_status)
     finally:
         for number in heard:  # the loop leaves SIGTERM deadly
             signal.signal(number, before[number])
 
 
 async def _obey_signals(
-    heard: Sequence[signal.Signals], run: Run, ending: Ending, stop: Stop, task_status: TaskStatus[None]
+    heard: Sequence[signal.Signals],
+    run: Run,
+    ending: Ending,
+    stop: Stop,
+    joining: Joining | None,
+    task_status: TaskStatus[None],
 ) -> None:
     with anyio.open_signal_receiver(*heard) as signals:
         task_status.started()
         async for number in signals:
+            if number == signal.SIGHUP and joining is not None and not ending.stopped and joining.ask():
+                continue
             if ending.stopped:
                 logger.warning("run cancelled by second signal signal=%s", signal.Signals(number).name)
                 stop.end()
