@@ -27,6 +27,7 @@ from aimport.limits import Limits
 from aimport.model import Endpoint, Secret, UserJob
 from aimport.runners import chunks
 from aimport.runners.chunks import Chunk, Done, Engine, WorkerLost, chunk_users, import_chunk, refuse_literals
+from aimport.stores import Stores
 from tests import mail
 from tests.faults.jobs import write_maildir
 
@@ -304,6 +305,20 @@ def test_a_literal_secret_stays_with_the_driver(site: Site, tmp_path: Path) -> N
     site.monkeypatch.setattr("aimport.cli.options.DEFAULTS", Limits(attempts=1, retry_wait_s=0.01))
     assert site(Threads(before=look), *words)[0] == 75
     assert seen and all(secret.encode() not in each and b"held" in each for each in seen)
+
+
+def test_workers_have_users_memory_and_rates_of_the_run_together(site: Site) -> None:
+    """Not those of a cluster their users and their memory: each of its machines has its own."""
+    words = ("--users", "5", "--max-memory", "8M", "--messages-per-second", "1000")
+    for elsewhere, users, octets in ((False, 3, 4 << 20), (True, 5, 8 << 20)):
+        engine = Threads(2, elsewhere=elsewhere)
+        assert site.import_(engine, *words, to=f"to-{elsewhere}")[0] == 0
+        for chunk in engine.ran:
+            limits, stores = chunk.settings["limits"], chunk.settings["stores"]
+            assert isinstance(limits, Limits) and isinstance(stores, Stores)
+            assert (limits.users, limits.max_memory) == (users, octets)
+            appends = stores._throttles.of("h").appends if stores._throttles is not None else None
+            assert appends is not None and appends.per_second == 500
 
 
 @pytest.mark.parametrize("kind", ["env", "file", "cmd"])
