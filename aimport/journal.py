@@ -51,7 +51,7 @@ import anyio.to_thread
 import msgspec
 
 from aimport import seams
-from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
+from aimport.errors import AimportError, JournalBusy, JournalDamaged, JournalError, RunHeld, UsageError, UserError
 from aimport.keyset import KeySet, Numbers
 from aimport.model import (
     ALIKE_KINDS,
@@ -111,6 +111,8 @@ INFO: Final = "run.json"
 LOCK: Final = "lock"
 MARK: Final = "mark"
 SHARDS: Final = "shards"
+LOOK_S: Final = 1.0
+"""How long who only looks waits for a shard that its worker has for itself alone; there may be many."""
 HERE: Final = 0
 """The shard that is none: the run's own journal."""
 OPEN_SHARDS: Final = 16  # arbitrary: three files each
@@ -822,21 +824,31 @@ class Journal:
         """Users who began, in that order, each with its result unless something happened to it since."""
         last = 0
         read: int | None = None
-        there: dict[str, UserResult | None] = {}
+        there: dict[str, UserResult | None] | None = {}
         """Of one shard: its users were handed out together, so they stand together here."""
         while last >= 0 and not (self._closed and self.directory is None):
             last, page = self._read(partial(_standings, after=last, path=self._path))
             for number, name, shard, result in page:
                 if shard not in (HERE, read):
-                    read, there = shard, dict(self._shard(shard)._standings())
+                    read, there = shard, self._standings_in(shard)
                 if shard == HERE:
                     yield name, result
+                elif there is None:
+                    error = "a worker on another machine has its records now"
+                    yield name, UserResult(user=name, status="stopped", error=error)
                 elif name in there:
                     yield name, there[name]
                 else:  # handed out and not begun; before that, it may have had an error that is none of its mail's
                     before = self._read(partial(_result, user=number, path=self._path))
                     if before is not None:
                         yield name, before
+
+    def _standings_in(self, shard: int) -> dict[str, UserResult | None] | None:
+        """None: it cannot be read now."""
+        try:
+            return dict(self._shard(shard)._standings())
+        except JournalBusy:
+            return None
 
     def lanes(self, user: str) -> Sequence[Lane]:
         """Which mailboxes of a user went where, in the order they began."""
@@ -990,7 +1002,7 @@ class Journal:
             if shard is None:
                 directory = _present_shard(self.directory, number)
                 with _translated(directory / DATABASE), ExitStack() as undo:
-                    db = undo.enter_context(closing(_connect(directory / DATABASE, write=False)))
+                    db = undo.enter_context(closing(_connect(directory / DATABASE, write=False, wait_s=LOOK_S)))
                     shard = Journal(directory, db, _read_meta(db, self.run, directory), is_shard=True)
                     undo.pop_all()
             self._shards[number] = shard
@@ -1884,7 +1896,10 @@ def _failure(error: Exception, path: Path) -> JournalError:
     if isinstance(error, JournalError):
         return error
     codes = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    if isinstance(error, UnicodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in codes:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_BUSY:
+        return JournalBusy(f"{path}: {error}", hint="a worker of its run has it now")
+    if isinstance(error, UnicodeError) or code in codes:
         return JournalDamaged(f"{path}: {error}", hint=REPAIR)  # SQLite quotes a damaged schema in its words
     return JournalError(f"{path}: {error}", hint="nothing more is sent; `aimport resume` goes on once that is repaired")
 
@@ -2003,14 +2018,16 @@ def _read_mark(path: Path) -> int:
     return 0
 
 
-def _connect(path: Path, *, write: bool = True, new: bool = False, alone: bool = False) -> sqlite3.Connection:
+def _connect(
+    path: Path, *, write: bool = True, new: bool = False, alone: bool = False, wait_s: float = 10
+) -> sqlite3.Connection:
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
         raise JournalError(f"{path} is not a regular file")
     if not status.st_size and not new:
         raise JournalError(f"{path} is empty", hint=REPAIR)
     uri = f"{path.absolute().as_uri()}?mode={'rw' if write else 'ro'}"
-    db = sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(uri, uri=True, timeout=wait_s, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA trusted_schema=OFF")
         db.execute("PRAGMA cell_size_check=ON")

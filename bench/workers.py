@@ -208,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="10 users, one round, 5000 empty users")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.users, options.messages, options.rounds, options.empty = 10, 100, 1, 5000
+        options.users, options.messages = min(options.users, 10), min(options.messages, 100)
+        options.rounds, options.empty = 1, min(options.empty, 5000)
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="aimport-bench-") as folder:
         told: list[str] = []
         if options.users:
