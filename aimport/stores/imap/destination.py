@@ -175,8 +175,7 @@ class ImapDestinationSession(Session):
     async def _create(self, name: bytes, uses: Sequence[str]) -> Tagged:
         """With its uses where that can be asked for; what is refused so may be taken without (USEATTR, RFC 6154)."""
         if uses and "CREATE-SPECIAL-USE" in self._connection.capabilities:
-            attributes = " ".join(f"\\{use[1:].capitalize()}" for use in uses).encode("ascii")
-            words = (b"CREATE", octet_string(name), b"(USE (%s))" % attributes)
+            words = (b"CREATE", octet_string(name), b"(USE (%s))" % " ".join(uses).encode("ascii"))
             tagged = (await self._connection.command(*words)).tagged
             if tagged.status == "OK" or tagged.code == "ALREADYEXISTS":
                 return tagged
