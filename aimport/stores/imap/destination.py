@@ -413,18 +413,18 @@ class ImapDestinationSession(Session):
 
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         await self._in_step()
-        return await ImapSourceSession(
-            Link(self._connection, self._namespace, self._profile, self._throttle)
-        ).list_mailboxes()
+        return await self._as_source().list_mailboxes()
+
+    def _as_source(self) -> ImapSourceSession:
+        """The same account, over this connection: some accounts have no second one."""
+        return ImapSourceSession(Link(self._connection, self._namespace, self._profile, self._throttle))
 
     @asynccontextmanager
     async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
-        """Over this connection: some accounts have no second one."""
         await self._in_step()
         name = self._name(mailbox)
-        session = ImapSourceSession(Link(self._connection, self._namespace, self._profile, self._throttle))
         try:
-            yield session, replace(mailbox, native=name.decode("latin-1"))
+            yield self._as_source(), replace(mailbox, native=name.decode("latin-1"))
         finally:
             await self._leave()
 
