@@ -943,6 +943,8 @@ class Journal:
 
     async def open_places(self) -> int:
         """Makes ready for shards; returns the number of the last one. Who began in this journal stays in it."""
+        with self._opening:
+            self._look_away(0)  # a worker may want to have them for itself alone
         await self._ask(_place_here)
         return self._last_shard
 

@@ -35,7 +35,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from aimport import __version__, orders
 from aimport.account import Run, Stores
-from aimport.errors import AimportError, ConfigurationError, JournalError, RunHeld, widest
+from aimport.errors import AimportError, ConfigurationError, JournalBusy, JournalError, RunHeld, widest
 from aimport.journal import HERE, LOCK, Journal, shard_directory
 from aimport.logs import Form
 from aimport.model import Endpoint, UserJob
@@ -238,7 +238,7 @@ def import_chunk(chunk: Chunk) -> Done:
         return Done()
     try:
         journal = Journal.open_shard(chunk.directory, chunk.shard, alone=chunk.alone)
-    except RunHeld:
+    except (RunHeld, JournalBusy):  # a worker that was given up, or somebody who looks
         return Done(held=True)
     except AimportError as error:
         return Done(failure=error)
@@ -255,8 +255,9 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
     run.refused.update(chunk.refused)
     failure: AimportError | None = None
     try:
-        done = {result.user: result for result in journal.results() if result.status == "done"}
-        for result in done.values():  # of a worker that died, or of an earlier process of the run
+        mine = {job.user for job in chunk.jobs}
+        done = {each.user: each for each in journal.results() if each.user in mine and each.status == "done"}
+        for result in done.values():  # by a worker that died
             run.counters.passed_over(result.found, result.octets)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_listen, chunk, run, tasks.cancel_scope)
