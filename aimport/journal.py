@@ -396,7 +396,8 @@ class LaneLog:
         directory = self._journal.directory
         if directory is not None:
             home = _run_directory(directory) if self._journal.is_shard else directory
-            await anyio.to_thread.run_sync(_keep, home / ESCROW, f"{original.digest.hex()}.eml", body)
+            name = f"{original.digest.hex()}.eml"
+            await anyio.to_thread.run_sync(_keep, home / ESCROW, name, body, directory.name)
 
     async def move(self, position: Position) -> None:
         """The destination mailbox changed its UIDVALIDITY: UIDs known so far mean nothing now. Durable."""
@@ -1995,11 +1996,15 @@ def _write_all(handle: int, octets: bytes) -> None:
         octets = octets[os.write(handle, octets) :]
 
 
-def _keep(directory: Path, name: str, octets: bytes) -> None:
-    """A file below `directory`, durable; one of that name is there already when its content is."""
+def _keep(directory: Path, name: str, octets: bytes, writer: str) -> None:
+    """A file below `directory`, durable; one of that name is there already when its content is.
+
+    Several processes may keep the same message. What one that is killed leaves behind has the name of its journal, so
+    the next to write that replaces it.
+    """
     directory.mkdir(mode=0o700, exist_ok=True)
     if not (directory / name).exists():
-        _replace_file(directory / name, octets, f".{seams.token(4)}.new")  # another process may keep the same message
+        _replace_file(directory / name, octets, f".{writer}.new")
         _sync_directory(directory.parent)
 
 
