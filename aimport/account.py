@@ -21,6 +21,7 @@ from aimport.journal import Journal, LaneLog, UserLog
 from aimport.limits import ByteBudget, HostLimits, Limits
 from aimport.model import Endpoint, Mailbox, MessageKey, Order, Selection, UserJob
 from aimport.query.query import Query
+from aimport.seats import Seats
 from aimport.tally import Counters
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Run:
     """By user, source and destination mailbox: keys that were rejected in an earlier turn."""
     budget: ByteBudget = field(init=False)
     hosts: HostLimits = field(init=False)
+    seats: Seats = field(init=False)
 
     _accounts: WeakValueDictionary[str, anyio.Lock] = field(init=False, default_factory=WeakValueDictionary)
 
@@ -83,7 +85,11 @@ class Run:
 
     def __post_init__(self) -> None:
         self.budget = ByteBudget(self.limits.max_memory)
-        self.hosts = HostLimits(self.limits.connections_per_host)
+        limits = self.limits
+        self.seats = Seats(limits.users)
+        self.hosts = HostLimits(
+            limits.connections_per_host, first_wait_s=limits.retry_wait_s, down_s=limits.host_down_s
+        )
 
 
 @dataclass(slots=True)

@@ -65,6 +65,8 @@ class Sent:
     part: Sequence[Prepared]
     batch: Batch
     appending: Appending
+    at: float
+    """When it was handed over."""
 
 
 @dataclass(slots=True)
@@ -91,8 +93,10 @@ class Copy:
     read_mailbox ─▶ lists ─▶ Outlet, as a rule one
     """
 
-    def __init__(self, *, account: Account, work: Work, lane: LaneLog, wire: bool) -> None:
+    def __init__(self, *, account: Account, work: Work, lane: LaneLog, wire: bool, host: str) -> None:
         self.account = account
+        self.host = host
+        """Of the destination."""
         self.work = work
         self.lane = lane
         self.wire = wire
@@ -443,11 +447,15 @@ class Outlet:
         batch = await self._lane.intent(
             [each.message for each in part], [each.fingerprint for each in part], repaired=repaired
         )
-        return Sent(part=part, batch=batch, appending=await self._writer.append(self._work.target, batch))
+        appending = await self._writer.append(self._work.target, batch)
+        return Sent(part=part, batch=batch, appending=appending, at=seams.monotonic())
 
     async def _settle(self, sent: Sent) -> Left:
         """Records the answer to one batch; returns what has no end yet."""
         outcomes = await sent.appending.outcomes()
+        self._run.hosts.appended(
+            self._copy.host, seams.monotonic() - sent.at, sum([each.size for each in sent.batch.fingerprints])
+        )
         left = Left()
         ended: list[tuple[Prepared, Appended | Rejected]] = []
         recorded: list[Outcome] = []

@@ -1,6 +1,6 @@
 """One event loop, N users at a time.
 
-    jobs ──▶ feed ──▶ stream ──▶ N workers, each `pipeline.import_user` ──▶ results
+    jobs ──▶ line ──▶ N at work, each in `pipeline.import_user` ──▶ results
 
 Owns the loop, the signals and the end of the run: the first SIGINT, SIGTERM or SIGHUP lets batches in
 flight finish within a grace time, the second cancels.
@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
-from anyio.abc import TaskStatus
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.abc import TaskGroup, TaskStatus
 
 from aimport.account import Run
 from aimport.errors import AimportError, widest
 from aimport.model import UserJob
 from aimport.pipeline import PlannedUser, import_user, plan_user
+from aimport.runners.line import Hosts, Line
+from aimport.seats import Seat
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+WAITING: Final = 100  # arbitrary
+"""So many users may wait beside those at work: for a host that is full or down, for the time that a server has asked
+for, or for tomorrow. Each keeps what it knows of its mailboxes."""
 
 Progress = Callable[[Run], Coroutine[Any, Any, None]]
 """Shows a run until it is cancelled."""
@@ -50,7 +55,7 @@ async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | No
     ending = Ending()
     try:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(_watch_signals, run, ending, tasks.cancel_scope)
+            await tasks.start(_watch_signals, run, ending, tasks)
             if progress is not None:
                 tasks.start_soon(progress, run)
             for turn in range(len(run.first) + 1):
@@ -64,68 +69,89 @@ async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | No
 
 async def _work(jobs: Iterable[UserJob], run: Run) -> None:
     async def one(job: UserJob) -> None:
-        if not run.stopping:
+        if _may_begin(run):
             await import_user(job, run)
 
-    await for_each_user(_wanted(jobs, run), run.limits.users, one)
+    await for_each_user((job for job in jobs if job.user not in run.ended), run, one)
 
 
-def _wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
-    """The users that are to be begun."""
+def _may_begin(run: Run) -> bool:
+    """Whether one more user is to be begun."""
     limit = run.limits.max_errors
-    for job in jobs:
-        if run.stopping or run.gave_up:
-            return
-        if job.user in run.ended:
-            continue
-        if limit and run.counters.users_failed >= limit:
-            logger.error("run takes no new users errors=%d limit=%d", run.counters.users_failed, limit)
-            run.gave_up = True
-            return
-        yield job
+    if limit and run.counters.users_failed >= limit and not run.gave_up:
+        logger.error("run takes no new users errors=%d limit=%d", run.counters.users_failed, limit)
+        run.gave_up = True
+    return not run.stopping and not run.gave_up
 
 
-async def for_each_user(jobs: Iterable[UserJob], users: int, act: Callable[[UserJob], Awaitable[None]]) -> None:
-    """Does `act` for each, so many users at the same time, in the order of the list as far as that goes."""
-    send, receive = anyio.create_memory_object_stream[UserJob](users)
+async def for_each_user(jobs: Iterable[UserJob], run: Run, act: Callable[[UserJob], Awaitable[None]]) -> None:
+    """Does `act` for each, `limits.users` at work at the same time, in the order of the list as far as hosts have room.
+
+    Users who only wait have no seat (`seats`), so there are more workers than seats.
+    """
+
+    def hosts_of(job: UserJob) -> Hosts:
+        if job.error:
+            return "", ""
+        try:
+            source = run.stores.source(job.source).host if job.source.remote else ""
+            return source, run.stores.destination(job.destination).host if job.destination.remote else ""
+        except AimportError:  # `act` will tell
+            return "", ""
+
+    line = Line(jobs, run.hosts, hosts_of)
+    workers = 1
+
+    async def work() -> None:
+        """Takes one user after the other. With its first it lets in the next worker: there are as few as are needed."""
+        nonlocal workers
+        first = True
+        while (picked := await _pick(line, run)) is not None:
+            if first and workers < run.limits.users + WAITING:
+                workers += 1
+                tasks.start_soon(work)
+            first = False
+            job, hosts, seat = picked
+            with seat.used():
+                try:
+                    await act(job)
+                finally:
+                    line.ended(hosts)
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_feed_users, jobs, send)
-        for _ in range(users):
-            tasks.start_soon(_user_worker, receive.clone(), act)
-        receive.close()
+        tasks.start_soon(work)
 
 
-async def _feed_users(jobs: Iterable[UserJob], send: MemoryObjectSendStream[UserJob]) -> None:
-    async with send:
-        for job in jobs:
-            try:
-                await send.send(job)
-            except anyio.BrokenResourceError:
-                return  # the workers ended; their own error tells why
-
-
-async def _user_worker(receive: MemoryObjectReceiveStream[UserJob], act: Callable[[UserJob], Awaitable[None]]) -> None:
-    async with receive:
-        async for job in receive:
-            await act(job)
+async def _pick(line: Line, run: Run) -> tuple[UserJob, Hosts, Seat] | None:
+    """The next user who may begin, with a seat; None: nobody more is to begin."""
+    seat = Seat(run.seats)
+    async with line.turn:
+        while not run.stopping and not run.gave_up and await line.ready():
+            await seat.take()
+            picked = line.pick()
+            if picked is not None:
+                return *picked, seat
+            seat.leave()
+    return None
 
 
 async def _watch_signals(
-    run: Run, ending: Ending, scope: anyio.CancelScope, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    run: Run, ending: Ending, tasks: TaskGroup, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
     # What is ignored stays so: SIGHUP below nohup, SIGINT of a job in the background.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
-        await _obey_signals(heard, run, ending, scope, task_status)
+        await _obey_signals(heard, run, ending, tasks, task_status)
     finally:
         for number in heard:  # the loop leaves SIGTERM deadly
             signal.signal(number, before[number])
 
 
 async def _obey_signals(
-    heard: Sequence[signal.Signals], run: Run, ending: Ending, scope: anyio.CancelScope, task_status: TaskStatus[None]
+    heard: Sequence[signal.Signals], run: Run, ending: Ending, tasks: TaskGroup, task_status: TaskStatus[None]
 ) -> None:
+    scope = tasks.cancel_scope
     with anyio.open_signal_receiver(*heard) as signals:
         task_status.started()
         async for number in signals:
@@ -140,6 +166,13 @@ async def _obey_signals(
                 signal.Signals(number).name,
             )
             scope.deadline = anyio.current_time() + run.limits.grace_s
+            tasks.start_soon(_end_when_idle, run, scope)
+
+
+async def _end_when_idle(run: Run, scope: anyio.CancelScope) -> None:
+    """Nobody is waited for who only waits, for a host or for tomorrow."""
+    await run.seats.until_nobody_works()
+    scope.cancel()
 
 
 async def plan_all(jobs: Iterable[UserJob], run: Run) -> AsyncGenerator[PlannedUser, None]:
