@@ -24,6 +24,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from aimport import octets, seams
 from aimport.account import LOSSES_ALONE, Account, Work
+from aimport.daily import WORTH
 from aimport.errors import AimportError, ConnectionLost, MailboxError, MessageUnreadable, ServerBug, widest
 from aimport.interfaces import Appending, DestinationSession, SourceSession
 from aimport.journal import LaneLog
@@ -44,6 +45,8 @@ from aimport.model import (
 
 logger = logging.getLogger(__name__)
 
+AHEAD_OCTETS: Final = 3 * 1024 * 1024
+"""What a source may have been asked for and not have given yet, beside a large message."""
 COMMIT_GRACE_S: Final = 5.0
 SERVER_BUGS_IN_A_ROW: Final = 10  # arbitrary: so many are no fault of the messages
 CULPRITS_IN_A_ROW: Final = 3  # arbitrary: more than so many, of which the server says nothing, are none
@@ -147,6 +150,10 @@ class Copy:
         user with it.
         """
         self._failure = self._failure or error
+        self.stop()
+
+    def stop(self) -> None:
+        """Hands nothing more over; that is no failure."""
         self.ended = True
         self._passing_on.cancel()
 
@@ -156,11 +163,22 @@ class Copy:
         After a wider failure what was read so far is still written.
         """
         async with send:
+            account, ahead = self.account, 0
+            if "fetch" in account.days:
+                # What is asked for ahead comes, whatever is decided meanwhile.
+                largest = await anyio.to_thread.run_sync(partial(max, self.work.selection.sizes, default=0))
+                ahead = min(AHEAD_OCTETS + largest, account.days["fetch"].limit // WORTH)
             try:
+                if not await account.may("fetch", ahead):
+                    return
                 async with aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
                     async for items in lists:
-                        if not await self._pass_on(items, send) or self.account.run.stopping:
+                        if not await self._pass_on(items, send) or account.ends:
                             return
+                        came = sum(len(each.body) for each in items if isinstance(each, Message)) if ahead else 0
+                        if not await account.may("fetch", came):
+                            return
+                account.moves("fetch", -ahead)
             except AimportError as error:
                 self._failure = self._failure or error
             else:
@@ -298,6 +316,9 @@ class Outlet:
             # Who reads the answers may have ended; his own error tells why, and what was handed over is in doubt.
             if self._copy.ended or not self._send.statistics().open_receive_streams:
                 return False
+            if not await self._copy.account.may("append", sum([each.fingerprint.size for each in part])):
+                self._copy.stop()
+                return False
             sent = await self._hand_over(part)
             try:
                 self._send.send_nowait(sent)
@@ -353,6 +374,7 @@ class Outlet:
             part, failures = parts.pop()
             wait_s = self._limits.retry_wait_s * min(failures, ServerBug.tries)
             await anyio.sleep(wait_s * seams.jitter())
+            self._copy.account.moves("append", sum([each.fingerprint.size for each in part]))
             left = await self._settle(await self._hand_over(part))
             if left.errors:
                 raise widest(left.errors)
@@ -425,6 +447,7 @@ class Outlet:
                 key=message.key, flags=message.flags, internal_date=message.internal_date, body=repair.body, wire=True
             )
             repaired = Repaired(steps=repair.steps, original=original, reason=reason[:TEXT_LIMIT])
+            self._copy.account.moves("append", len(repair.body))
             sent = await self._hand_over([Prepared(changed, octets.fingerprint(repair.body), held)], repaired)
             [answer] = await sent.appending.outcomes()
             if isinstance(answer, Appended):

@@ -14,6 +14,7 @@
     │   ├── MailboxNameInvalid      the destination cannot hold that name
     │   └── MailboxChanged          UIDVALIDITY changed while it was read; try again
     ├── UserError                   this user cannot go on; user
+    │   ├── DailySpent              the account's octets of today are used up; goes on by itself
     │   ├── HostDown                nobody can connect, for a long while now; resume when it is back
     │   ├── NoSuchUser          67
     │   ├── SourceMissing           the source does not exist
@@ -196,6 +197,12 @@ class MailboxChanged(MailboxError):
 
 class UserError(AimportError):
     """This user cannot go on; the others can."""
+
+
+class DailySpent(UserError):
+    """What this account may give or take in a day is used up; `wait_s` is always set."""
+
+    retry = Retry.LATER
 
 
 class HostDown(UserError):

@@ -28,10 +28,12 @@ from aimport import reconcile, seams
 from aimport.account import Account, Run, Work
 from aimport.auditing import audit
 from aimport.copying import COMMIT_GRACE_S, Copy
+from aimport.daily import DAY_S
 from aimport.errors import (
     AccessRefused,
     AimportError,
     ConnectionLost,
+    DailySpent,
     JournalError,
     LoginRefused,
     MailboxChanged,
@@ -64,6 +66,7 @@ from aimport.names import INBOX, map_names
 from aimport.query.query import Query
 from aimport.results import UserResult
 from aimport.seats import another_lane, rest
+from aimport.tally import shown_time
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +173,10 @@ async def _try_until_done(account: Account) -> None:
         if run.stopping or not worth_retrying(error):
             return False
         assert isinstance(error, AimportError)
+        if isinstance(error, DailySpent):
+            idle = 0
+            pause_s = error.wait_s
+            return run.daily_wait and 0.0
         if run.hosts.is_down(error.host):
             idle -= 1  # who waits for its host has not tried
             pause_s = 0.0
@@ -183,7 +190,8 @@ async def _try_until_done(account: Account) -> None:
     async for attempt in stamina.retry_context(on=wait_s, attempts=None, timeout=None):
         with attempt:
             if pause_s:
-                await rest(pause_s)
+                with run.counters.waits(account.job.user, pause_s):
+                    await rest(pause_s)
                 pause_s = 0.0
             if run.stopping:
                 account.cut_short = True
@@ -212,13 +220,31 @@ async def _copy_account(account: Account) -> None:
         opened(source, run, job.user) as reader,
         opened(destination, run, job.user) as writer,
     ):
-        await _select_all(account, reader, writer)
-        works = [work for work in account.works.values() if not work.complete]
-        works.sort(key=lambda work: len(work.selection.keys), reverse=True)
-        await _run_lanes(account, works, source, destination, reader, writer)
+        account.keep_days(reader, writer)
+        try:
+            await _select_all(account, reader, writer)
+            works = [work for work in account.works.values() if not work.complete]
+            works.sort(key=lambda work: len(work.selection.keys), reverse=True)
+            await _run_lanes(account, works, source, destination, reader, writer)
+        finally:
+            with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+                await account.close_days()
     again = [error for _, error in account.failures if error.retry is Retry.LATER]
+    if account.spent is not None:
+        await _tell_spent(account, account.spent)
+        raise account.spent
     if again:
         raise widest(again)
+
+
+async def _tell_spent(account: Account, spent: DailySpent) -> None:
+    """Says until when a user waits whose day is used up, and when all of it will be there."""
+    left = await anyio.to_thread.run_sync(account.octets_left)
+    again_us = seams.now_us() + int(spent.wait_s * 1e6)
+    ends_us = again_us + max(0, (left - 1) // account.spent_limit) * DAY_S * 1_000_000
+    spent.hint = f"goes on after {shown_time(again_us)}; for {left} more octets about until {shown_time(ends_us)}"
+    account.run.counters.ends[account.job.user] = ends_us
+    logger.warning("user has used up today user=%s error=%s", account.job.user, spent)
 
 
 S = TypeVar("S", SourceSession, DestinationSession)
@@ -417,7 +443,7 @@ async def _run_lane(
     """One source session, one destination session, one mailbox at a time. Mailbox failures end here."""
     async with receive:
         async for work in receive:
-            if account.run.stopping:
+            if account.ends:
                 return
             try:
                 await _copy_mailbox(account, work, destination, reader, writer)
@@ -464,7 +490,7 @@ async def _copy(
     copy = Copy(account=account, work=work, lane=work.lane, wire=destination.wire, host=destination.host)
     async with AsyncExitStack() as stack:
         await copy.run(reader, [writer, *await _more_writers(account, work, destination, writer, stack)])
-    return copy.read_to_end
+    return copy.read_to_end and not copy.ended
 
 
 async def _more_writers(

@@ -32,7 +32,7 @@ from aimport.variables import Variables, expand, wildcard
 
 logger = logging.getLogger(__name__)
 
-LATER_SETTINGS: Final = ("mail_uid", "mail_gid", "source_daily_bytes")
+LATER_SETTINGS: Final = ("mail_uid", "mail_gid")
 _SAMPLES: Final = ("sample1@one.example.org", "sample2@two.example.org")
 """Users that stand for all when templates are tried out."""
 _SAMPLE_CELLS: Final = {

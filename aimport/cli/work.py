@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from aimport import progress
 from aimport.cli.call import Call, Globals, Start, tell
 from aimport.config import Settings, load_settings
+from aimport.daily import Ledger
 from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
 from aimport.limits import DESCRIPTORS_LEAST, Limits, within_descriptors
@@ -182,6 +183,8 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
         subscribe=call.request.subscribe,
         skip_existing=call.skip_existing,
         repair=call.repair,
+        ledger=Ledger(journal_root(None) / "daily.sqlite"),
+        daily_wait=plan.settings.daily_wait,
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:

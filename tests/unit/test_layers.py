@@ -18,7 +18,7 @@ ONLY_IN = {
     "click": {"cli"},
     "uvloop": {"runners"},
     "stamina": {"pipeline", "verify", "cli"},
-    "sqlite3": {"journal"},
+    "sqlite3": {"journal", "daily"},
     "rich": {"progress", "report", "cli"},
 }
 FORBIDDEN = {
