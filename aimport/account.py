@@ -224,7 +224,7 @@ class Account:
         return not wait_s
 
     def moves(self, direction: Direction, octets: int) -> None:
-        """So many move, whatever is left; below 0, they do not after all."""
+        """So many move, whatever is left."""
         if direction in self.days:
             self.days[direction].use(octets)
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -163,26 +163,38 @@ class Copy:
         After a wider failure what was read so far is still written.
         """
         async with send:
-            account, ahead = self.account, 0
-            if "fetch" in account.days:
-                # What is asked for ahead comes, whatever is decided meanwhile.
-                largest = await anyio.to_thread.run_sync(partial(max, self.work.selection.sizes, default=0))
-                ahead = min(AHEAD_OCTETS + largest, account.days["fetch"].limit // WORTH)
             try:
-                if not await account.may("fetch", ahead):
-                    return
-                async with aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
+                async with (
+                    self._asking_ahead(),
+                    aclosing(reader.messages(self.work.selection, skip=self.work)) as lists,
+                ):
+                    if not await self.account.may("fetch", 0):
+                        return
                     async for items in lists:
-                        if not await self._pass_on(items, send) or account.ends:
+                        if not await self._pass_on(items, send) or self.account.ends:
                             return
-                        came = sum(len(each.body) for each in items if isinstance(each, Message)) if ahead else 0
-                        if not await account.may("fetch", came):
+                        came = sum([len(each.body) for each in items if isinstance(each, Message)])
+                        if not await self.account.may("fetch", came):
                             return
-                account.moves("fetch", -ahead)
             except AimportError as error:
                 self._failure = self._failure or error
             else:
                 self.read_to_end = True
+
+    @asynccontextmanager
+    async def _asking_ahead(self) -> AsyncGenerator[None]:
+        """What is asked for ahead comes, whatever is decided meanwhile: of a day that is limited it must be left."""
+        day = self.account.days.get("fetch")
+        if day is None:
+            yield
+            return
+        largest = await anyio.to_thread.run_sync(partial(max, self.work.selection.sizes, default=0))
+        ahead = min(AHEAD_OCTETS + largest, day.limit // WORTH)
+        day.margin += ahead
+        try:
+            yield
+        finally:
+            day.margin -= ahead
 
     async def _pass_on(
         self, items: Sequence[Message | Unreadable], send: MemoryObjectSendStream[list[Message]]

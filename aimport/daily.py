@@ -41,7 +41,9 @@ class Ledger:
         self._memory: sqlite3.Connection | None = None
         self._alone = threading.Lock()
 
-    def reserve(self, account: str, direction: Direction, octets: int, limit: int, *, least: int) -> tuple[int, float]:
+    def reserve(
+        self, account: str, direction: Direction, octets: int, limit: int, *, least: int, now: int
+    ) -> tuple[int, float]:
         """Takes as much of `octets` as the last 24 hours leave of `limit`, if that is `least` or more.
 
         What was reserved, and 0.0; or 0, and seconds until it is worth asking again.
@@ -49,7 +51,6 @@ class Ledger:
         Raises:
             JournalError: the file cannot be used.
         """
-        now = seams.now_us() // 1_000_000
         with self._opened() as db:
             db.execute("BEGIN IMMEDIATE")
             hours: Sequence[tuple[int, int]] = db.execute(
@@ -61,29 +62,28 @@ class Ledger:
                 db.execute("COMMIT")
                 return 0, _until_free(hours, max(least, limit // WORTH) - free, now)
             taken = min(octets, free)
-            self._add(db, account, direction, taken, now)
+            self._add(db, account, direction, taken, now // HOUR_S)
             db.execute("COMMIT")
         return taken, 0.0
 
-    def add(self, account: str, direction: Direction, octets: int) -> None:
-        """Octets that moved all the same, or, below 0, that did not.
+    def add(self, account: str, direction: Direction, octets: int, hour: int) -> None:
+        """Octets that moved all the same, or, below 0, that did not, though they were reserved in that hour.
 
         Raises:
             JournalError: the file cannot be used.
         """
-        now = seams.now_us() // 1_000_000
         with self._opened() as db:
             db.execute("BEGIN IMMEDIATE")
-            self._add(db, account, direction, octets, now)
-            db.execute("DELETE FROM spent WHERE hour <= ?", (_last_gone(now),))
+            self._add(db, account, direction, octets, hour)
+            db.execute("DELETE FROM spent WHERE hour <= ?", (_last_gone(_now()),))
             db.execute("COMMIT")
 
     @staticmethod
-    def _add(db: sqlite3.Connection, account: str, direction: Direction, octets: int, now: int) -> None:
+    def _add(db: sqlite3.Connection, account: str, direction: Direction, octets: int, hour: int) -> None:
         db.execute(
             "INSERT INTO spent VALUES (?, ?, ?, ?) "
             "ON CONFLICT (account, direction, hour) DO UPDATE SET octets = max(0, octets + excluded.octets)",
-            (account, direction, now // HOUR_S, octets),
+            (account, direction, hour, octets),
         )
 
     @contextmanager
@@ -108,6 +108,11 @@ _TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS spent (account TEXT, direction TEXT, hour INTEGER, octets INTEGER, "
     "PRIMARY KEY (account, direction, hour)) WITHOUT ROWID"
 )
+
+
+def _now() -> int:
+    """Seconds since 1970."""
+    return seams.now_us() // 1_000_000
 
 
 def _last_gone(now: int) -> int:
@@ -149,8 +154,12 @@ class Day:
         self._direction: Direction = direction
         self.limit = limit
         """Octets in 24 hours."""
+        self.margin = 0
+        """What must be left beside: it may be under way already."""
         self._left = 0
         """Reserved, and not yet used; below 0: used without."""
+        self._hour = 0
+        """When that was."""
 
     async def take(self, octets: int) -> float:
         """0.0: so many move now; else seconds until it is worth asking again.
@@ -158,22 +167,29 @@ class Day:
         Raises:
             JournalError
         """
-        counted = min(octets, self.limit)  # a message above it passes alone, on a day of its own
-        while self._left < counted:
-            need = counted - self._left
-            taken, wait_s = await anyio.to_thread.run_sync(self._reserve, need)
+        while True:
+            now = _now()
+            if self._left > 0 and self._hour != now // HOUR_S:  # it counts from when it moves
+                await self._give_back(self._left)
+                continue
+            wanted = min(octets + self.margin, self.limit)  # a message above it passes alone, on a day of its own
+            if self._left >= wanted:
+                self._left -= octets
+                return 0.0
+            taken, wait_s = await anyio.to_thread.run_sync(self._reserve, wanted - self._left, now)
             self._left += taken  # another lane may have had its share meanwhile
-            if wait_s and self._left < counted:
+            self._hour = now // HOUR_S
+            if wait_s and self._left < wanted:
                 return wait_s
-        self._left -= octets
-        return 0.0
 
-    def _reserve(self, need: int) -> tuple[int, float]:
+    def _reserve(self, need: int, now: int) -> tuple[int, float]:
         share = max(need, min(SHARE, self.limit // 100))
-        return self._ledger.reserve(self._account, self._direction, share, self.limit, least=min(need, self.limit))
+        return self._ledger.reserve(
+            self._account, self._direction, share, self.limit, least=min(need, self.limit), now=now
+        )
 
     def use(self, octets: int) -> None:
-        """So many move, whatever is left; below 0, they do not after all."""
+        """So many move, whatever is left."""
         self._left -= octets
 
     async def close(self, *, under_way: bool) -> None:
@@ -182,6 +198,12 @@ class Day:
         Raises:
             JournalError
         """
-        back, self._left = min(self._left, 0) if under_way else self._left, 0
-        if back:
-            await anyio.to_thread.run_sync(self._ledger.add, self._account, self._direction, -back)
+        if self._left < 0 or not under_way:
+            await self._give_back(self._left)
+        self._left = 0
+
+    async def _give_back(self, octets: int) -> None:
+        self._left -= octets
+        if octets:
+            hour = self._hour or _now() // HOUR_S
+            await anyio.to_thread.run_sync(self._ledger.add, self._account, self._direction, -octets, hour)

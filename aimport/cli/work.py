@@ -8,18 +8,19 @@ import os
 import resource
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aimport import progress
+from aimport.cli.biggest import biggest
 from aimport.cli.call import Call, Globals, Start, tell
 from aimport.config import Settings, load_settings
 from aimport.daily import Ledger
 from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
-from aimport.limits import DESCRIPTORS_LEAST, Limits, within_descriptors
+from aimport.limits import DESCRIPTORS_LEAST, Limits, Reached, within_descriptors
 from aimport.model import Appended, Present, Rejected, UserJob
 from aimport.pacing import Throttles
 from aimport.plan import Plan, destination_of, jobs, make_plan
@@ -167,6 +168,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
     from aimport.account import Run
     from aimport.runners import local
 
+    sizes = biggest(call.journal, journal)
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
     run = Run(
         stores=Stores(
@@ -188,7 +190,7 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
-        ending = await local.run_plan(_Left(plan, done), run, progress=progress.choose(call.progress))
+        ending = await local.run_plan(_Left(plan, done, sizes), run, progress=progress.choose(call.progress))
         results = _results(journal)
         finished = (
             not ending.stopped
@@ -225,14 +227,26 @@ def _with_failure(code: int, failure: AimportError) -> int:
 
 
 class _Left:
-    """Jobs of the users that are not done, as often as asked for. A changed user list is found out here."""
+    """Jobs of the users that are not done, as often as asked for. A changed user list is found out here.
 
-    def __init__(self, plan: Plan, done: set[str]) -> None:
+    Those known to be big begin first, so that none of them is the only one at work in the end.
+    """
+
+    def __init__(self, plan: Plan, done: set[str], biggest: Mapping[str, float]) -> None:
         self._plan = plan
         self._done = done
+        self._biggest = biggest
 
     def __iter__(self) -> Iterator[UserJob]:
-        return (job for job in jobs(self._plan) if job.user not in self._done)
+        big = {}
+        if self._biggest:
+            for job in jobs(self._plan):
+                if job.user in self._biggest and job.user not in self._done:
+                    big[job.user] = job
+                    if len(big) == len(self._biggest):
+                        break
+            yield from sorted(big.values(), key=lambda job: -self._biggest[job.user])
+        yield from (job for job in jobs(self._plan) if job.user not in self._done and job.user not in big)
 
 
 def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> None:
@@ -246,6 +260,8 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
     if report.totals.dates:
         guesses = ", ".join(f"{count} from {what}" for what, count in sorted(report.totals.dates.items()))
         print(f"dates guessed, for the source keeps none: {guesses}", file=sys.stderr)
+    for reached in run.hosts.reached():
+        tell(_shown(reached))
     if journal.directory is None:
         return
     if report.totals.rejected:
@@ -254,6 +270,15 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
         tell(f"repaired messages: {journal.directory / 'repairs.jsonl'}")
     if report.exit not in (0, 70):
         tell(f"to go on: aimport resume {report.run}")
+
+
+def _shown(reached: Reached) -> str:
+    """What a run has found out of a host, for the next one."""
+    name = f"host {reached.host}: {reached.connections} of {reached.most} connections were in use in the end"
+    if reached.connections < reached.most:
+        only = f"connections_per_address = {reached.connections} in a profile of its own"
+        name += f"; next time: --connections-per-host {reached.connections}, or {only}"
+    return f"{name} ({reached.refused} refusals)"
 
 
 def _results(journal: Journal) -> list[UserResult]:

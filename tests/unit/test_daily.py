@@ -150,7 +150,7 @@ async def test_hours_that_are_gone_are_forgotten(time: Time, tmp_path: Path) -> 
     path = tmp_path / "daily.sqlite"
     ledger = Ledger(path)
     for _ in range(3):
-        ledger.add("a", "fetch", 5)
+        ledger.add("a", "fetch", 5, int(time.now) // HOUR_S)
         time.now += 2 * DAY_S
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM spent").fetchone() == (1,)
