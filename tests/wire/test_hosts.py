@@ -42,12 +42,11 @@ class Counted:
         if call.name == "AUTHENTICATE":
             if server.most_logins and server.inside >= server.most_logins:
                 self.refused.append(self.logins)
+                self.full.set()
             else:
                 self.logins += 1
         if call.name == "APPEND" and call.literal is None:
             user = call.session.user
-            if server.inside >= server.most_logins and self.refused:
-                self.full.set()
             await self.full.wait()
             if self.left and user not in self.told:
                 self.left -= 1
