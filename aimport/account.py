@@ -20,7 +20,10 @@ from aimport.errors import AimportError, ConnectionLost, DailySpent, Unavailable
 from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
 from aimport.journal import Journal, LaneLog, UserLog
 from aimport.limits import ByteBudget, HostLimits, Limits
+from aimport.mapping import Naming
+from aimport.merging import Merge
 from aimport.model import Endpoint, Mailbox, MessageKey, Order, Selection, UserJob
+from aimport.pacing import Throttles
 from aimport.query.query import Query
 from aimport.seats import Seats
 from aimport.tally import Counters
@@ -52,8 +55,14 @@ class Run:
     subscribe: bool = False
     skip_existing: bool = False
     """`--skip-existing`: what the destination has is not sent."""
+    merge: Merge | None = None
+    """`--merge`: how the mail relates to what the destination has."""
+    naming: Naming = field(default_factory=Naming)
+    """`--exclude`, `--map`, `--special-use`."""
     repair: bool = False
     """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
+    throttles: Throttles = field(default_factory=Throttles)
+    """The rates that `stores` keep to."""
     ledger: Ledger = field(default_factory=Ledger)
     """Octets that accounts have given and taken today."""
     daily_wait: bool = True
@@ -247,6 +256,11 @@ class Account:
         days, self.days = self.days, {}
         for direction, day in days.items():
             await day.close(under_way=direction == "fetch" and self.spent is not None)
+
+    def damaged(self, mailbox: str, text: str, *, key: str = "") -> None:
+        """Records a damage of the source that mail is taken from all the same, and tells it once."""
+        if self.run.journal.damaged(self.job.user, mailbox, key, text):
+            logger.warning("source damaged user=%s mailbox=%s reason=%s", self.job.user, mailbox, text)
 
     def progress(self) -> int:
         """Grows with every message that comes to its end."""

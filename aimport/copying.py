@@ -201,6 +201,9 @@ class Copy:
     ) -> bool:
         """False: nobody takes messages any more."""
         messages = [item for item in items if isinstance(item, Message)]
+        for message in messages:
+            if message.note:
+                self.account.damaged(self.work.source.name, message.note, key=message.key)
         if len(messages) < len(items):
             await self.unreadable([item for item in items if isinstance(item, Unreadable)])
         if self.ended:

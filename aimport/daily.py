@@ -41,6 +41,10 @@ class Ledger:
         self._memory: sqlite3.Connection | None = None
         self._alone = threading.Lock()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process has the same file."""
+        return Ledger, (self._path,)
+
     def reserve(
         self, account: str, direction: Direction, octets: int, limit: int, *, least: int, now: int
     ) -> tuple[int, float]:

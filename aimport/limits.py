@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
 
@@ -149,22 +149,6 @@ AT_ONCE: Final = 8  # arbitrary
 has just come back."""
 
 
-class Leases(Protocol):
-    """Connections over several processes: what this one has is asked for here as well."""
-
-    async def take(self, host: str, connections: int) -> None:
-        """Waits until all processes together leave room for so many more."""
-        ...
-
-    def try_take(self, host: str, connections: int) -> bool:
-        """As `take` without waiting."""
-        ...
-
-    def give(self, host: str, connections: int) -> None:
-        """They are not used any more."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
     """What a run has found out of one host."""
@@ -218,13 +202,11 @@ class HostLimits:
         *,
         first_wait_s: float = 1.0,
         down_s: float = 600.0,
-        leases: Leases | None = None,
         clock: Callable[[], float] = seams.monotonic,
     ) -> None:
         self._per_host = per_host
         self._first_wait_s = first_wait_s
         self._down_s = down_s
-        self._leases = leases
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
         self._of_users: dict[str, dict[str, int]] = {}
@@ -245,12 +227,7 @@ class HostLimits:
         need = self._count(hosts)
         await self._wait_for(need)
         try:
-            if self._leases is not None:
-                await self._lease(need, self._leases)
-            try:
-                yield
-            finally:
-                self._end_leases(need)
+            yield
         finally:
             self._release(need)
 
@@ -274,39 +251,16 @@ class HostLimits:
                 self._waiting.remove(entry)
             raise
 
-    async def _lease(self, need: dict[str, int], leases: Leases) -> None:
-        taken: dict[str, int] = {}
-        try:
-            for host, count in need.items():
-                await leases.take(host, count)
-                taken[host] = count
-        except BaseException:
-            self._end_leases(taken)
-            raise
-
-    def _end_leases(self, need: dict[str, int]) -> None:
-        if self._leases is not None:
-            for host, count in need.items():
-                self._leases.give(host, count)
-
     def try_hold(self, hosts: Iterable[str], user: str = "") -> dict[str, int] | None:
         """As `hold` without waiting; the result is given to `release`. None: there is no room, or none for `user`."""
         need = self._count(hosts)
         if self._waiting or not self._fits(need) or not self._may(user, need):
             return None
-        if self._leases is not None:
-            taken: dict[str, int] = {}
-            for host, count in need.items():
-                if not self._leases.try_take(host, count):
-                    self._end_leases(taken)
-                    return None
-                taken[host] = count
         self._take(need)
         return need
 
     def release(self, need: dict[str, int]) -> None:
         """Gives back what `try_hold` took."""
-        self._end_leases(need)
         self._release(need)
 
     def has_room(self, hosts: Iterable[str]) -> bool:
@@ -370,8 +324,8 @@ class HostLimits:
                 self._of_users.setdefault(user, {})[host] = held
                 logger.info("connections of a user lowered host=%s user=%s connections=%d", host, user, held)
                 return
-            known.ceiling.refuse(known.inside, now, who=user, sure=error.whose != "user")
-            logger.warning("connections lowered host=%s connections=%d", host, known.ceiling.allowed)
+            connections = self.refused_connection(host, user, sure=error.whose != "user")
+            logger.warning("connections lowered host=%s connections=%d", host, connections)
             return
         if isinstance(error, Throttled):
             if error.whose == "user":
@@ -382,6 +336,12 @@ class HostLimits:
                 self._slow_down(host, known, now)
         if known.breaker.failed(user, str(error), now, wait_s=error.wait_s, jitter=seams.jitter()):
             logger.warning("host is down host=%s error=%s", host, error)
+
+    def refused_connection(self, host: str, user: str, *, sure: bool) -> int:
+        """The host refused one more than are inside; returns what it is asked for from now on."""
+        known = self._at(host)
+        known.ceiling.refuse(known.inside, self._clock(), who=user, sure=sure)
+        return known.ceiling.allowed
 
     def heed(self, host: str, user: str, error: AimportError) -> None:
         """A session was ended: what that says of the host, or of this user there."""

@@ -9,7 +9,8 @@ other in the list are used at the same time; more only while nobody who was read
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Final
 
 import anyio
@@ -18,6 +19,8 @@ from anyio.lowlevel import checkpoint
 from aimport.limits import HostLimits
 from aimport.model import UserJob
 
+More = Callable[[], Awaitable[Iterable[UserJob] | None]]
+"""Waits for further users; None: there will be none."""
 Hosts = tuple[str, str]
 """Of source and destination, "" where it is none."""
 
@@ -31,8 +34,15 @@ PIECE: Final = 100
 class Line:
     """One task at a time picks, within `turn`."""
 
-    def __init__(self, jobs: Iterable[UserJob], limits: HostLimits, hosts_of: Callable[[UserJob], Hosts]) -> None:
+    def __init__(
+        self,
+        jobs: Iterable[UserJob],
+        limits: HostLimits,
+        hosts_of: Callable[[UserJob], Hosts],
+        more: More | None = None,
+    ) -> None:
         self._jobs = iter(jobs)
+        self._more = more
         self._limits = limits
         self._hosts_of = hosts_of
         self._kept: dict[Hosts, deque[UserJob]] = {}
@@ -44,14 +54,30 @@ class Line:
     async def ready(self) -> bool:
         """Waits until somebody may begin. False: nobody is left."""
         while True:
-            if not await self._read(AHEAD) and not self._count:
-                return False
+            await self._read(AHEAD)
             if self._best() is not None:
                 return True
             while self._count < MOST_AHEAD and await self._read(self._count + PIECE):
                 if self._best() is not None:
                     return True
-            await self._limits.change()
+            if not self._at_end or self._more is None:
+                if not self._count:
+                    return False
+                await self._limits.change()
+            elif not self._count:
+                await self._join(self._more)
+            else:
+                async with anyio.create_task_group() as tasks:
+                    for wait in (self._limits.change, partial(self._join, self._more)):
+                        tasks.start_soon(_first_of, wait, tasks.cancel_scope)
+
+    async def _join(self, more: More) -> None:
+        """Waits for users behind those of the list."""
+        coming = await more()
+        if coming is None:
+            self._more = None
+        else:
+            self._jobs, self._at_end = iter(coming), False
 
     def pick(self) -> tuple[UserJob, Hosts] | None:
         """Who begins; None: meanwhile nobody may."""
@@ -89,3 +115,8 @@ class Line:
             if read % PIECE == 0:
                 await checkpoint()
         return not self._at_end
+
+
+async def _first_of(wait: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+    await wait()
+    scope.cancel()

@@ -9,8 +9,9 @@ import pytest
 
 from aimport import seams
 from aimport.cli.biggest import biggest
-from aimport.cli.work import _Left, _shown
+from aimport.cli.work import _shown
 from aimport.config import Settings
+from aimport.growing import Growing
 from aimport.journal import Journal, RunArguments
 from aimport.limits import Reached
 from aimport.plan import Request, make_plan
@@ -74,7 +75,7 @@ def test_big_users_come_first_and_each_comes_once(tmp_path: Path) -> None:
     plan = make_plan(request, Settings())
 
     def order(**known: float) -> str:
-        return "".join(job.user[1] for job in _Left(plan, {"u3", "u9"}, known))
+        return "".join(job.user[1] for job in Growing(plan, {"u3", "u9"}, known))
 
     assert order() == "01245678"
     assert order(u7=5.0, u2=50.0, u9=500.0, gone=7.0) == "27014568"

@@ -261,52 +261,6 @@ async def test_an_address_that_is_too_fast_logs_nobody_in_for_the_time_it_was_to
     assert hosts.try_hold(["a"]) is not None
 
 
-class Everywhere:
-    """Connections that other processes have a share in."""
-
-    def __init__(self, free: int) -> None:
-        self.free = free
-        self.given = anyio.Event()
-
-    async def take(self, host: str, connections: int) -> None:
-        while not self.try_take(host, connections):
-            await self.given.wait()
-
-    def try_take(self, host: str, connections: int) -> bool:
-        if self.free < connections:
-            self.given = anyio.Event()
-            return False
-        self.free -= connections
-        return True
-
-    def give(self, host: str, connections: int) -> None:
-        self.free += connections
-        self.given.set()
-
-
-async def test_what_other_processes_have_is_not_there_and_what_was_taken_is_given_back() -> None:
-    leases = Everywhere(2)
-    hosts = HostLimits(50, leases=leases)
-    held = hosts.try_hold(["a", "b"])
-    assert held is not None and hosts.try_hold(["a"]) is None and leases.free == 0
-    scope = anyio.CancelScope()
-
-    async def user() -> None:
-        with scope:
-            async with hosts.hold(["a", "b"]):
-                raise AssertionError("there is no room")
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(user)
-        await anyio.wait_all_tasks_blocked()
-        leases.give("a", 1)
-        await anyio.wait_all_tasks_blocked()  # has the one, waits for the other
-        scope.cancel()
-    assert leases.free == 1
-    hosts.release(held)
-    assert leases.free == 3 and hosts.used == {}
-
-
 def test_logins_refused_one_after_the_other_close_a_host() -> None:
     hosts = HostLimits(50)
     for _ in range(LOGINS_REFUSED - 1):

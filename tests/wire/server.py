@@ -274,6 +274,9 @@ class Session:
                 )
             case "UID FETCH":
                 self._fetch(call)
+            case "UID SEARCH":
+                wanted, uids = call.text.split(" ")[-1], [message.uid for message in self.box.messages]
+                call.say(" ".join(["* SEARCH", *(str(uid) for uid in uids if in_set(uid, wanted, uids[-1]))]))
             case "APPEND":
                 return self._append(call, ok)
             case "UNSELECT" | "CLOSE" | "SUBSCRIBE" | "NOOP" | "UID STORE":

@@ -8,7 +8,7 @@ What a server does not say by itself comes from its profile (`imap.profiles`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,8 @@ from aimport.imap.responses import Listed, Namespace, ServerId, Tagged
 from aimport.model import ConnectionLimits, Endpoint, Mailbox
 from aimport.pacing import Pace, Throttle, Throttles, batch_of
 from aimport.seats import rest
+from aimport.standing import Standing
+from aimport.stores.imap.standing import server_of
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +154,10 @@ class Session:
             batch_octets=_least(link.profile.batch_octets, 0, link.throttle.out),
             octets_per_day=per_day,
         )
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        """What the server says of itself; where it keeps `targets`, and whether it could, a destination tells."""
+        return Standing(server=server_of(self._connection, self._profile))
 
     async def _examine(self, mailbox: Mailbox, name: bytes) -> Reply:
         """Opens read-only (RFC 9051 §6.3.3).
