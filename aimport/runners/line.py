@@ -8,6 +8,8 @@ other in the list are used at the same time; more only while nobody who was read
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -23,6 +25,9 @@ More = Callable[[], Awaitable[Iterable[UserJob] | None]]
 """Waits for further users; None: there will be none."""
 Hosts = tuple[str, str]
 """Of source and destination, "" where it is none."""
+
+_Place = tuple[int, int, Hosts]
+"""Users at work, a number that grows, whose it is."""
 
 AHEAD: Final = 1000
 MOST_AHEAD: Final = 10_000
@@ -48,6 +53,10 @@ class Line:
         self._kept: dict[Hosts, deque[UserJob]] = {}
         self._count = 0
         self._at_work: Counter[Hosts] = Counter()
+        self._order: list[_Place] = []
+        """A heap: hosts with users to come, the fewest at work first. Entries that are no host's place are old."""
+        self._places: dict[Hosts, _Place] = {}
+        self._number = itertools.count()
         self._at_end = False
         self.turn = anyio.Lock()
 
@@ -86,20 +95,46 @@ class Line:
             return None
         kept = self._kept[hosts]
         job = kept.popleft()
-        if not kept:
-            del self._kept[hosts]
         self._count -= 1
         self._at_work[hosts] += 1
+        if kept:
+            self._put(hosts)
+        else:
+            del self._kept[hosts], self._places[hosts]
         return job, hosts
 
     def ended(self, hosts: Hosts) -> None:
         self._at_work[hosts] -= 1
         if not self._at_work[hosts]:
             del self._at_work[hosts]
+        if hosts in self._kept:
+            self._put(hosts)
+
+    def _put(self, hosts: Hosts) -> None:
+        place = self._places[hosts] = (self._at_work[hosts], next(self._number), hosts)
+        heapq.heappush(self._order, place)
+        if len(self._order) > 4 * len(self._places) + PIECE:
+            self._order = sorted(self._places.values())
 
     def _best(self) -> Hosts | None:
-        """The hosts with room of which the fewest users are at work; of two such the one that came first."""
-        return min(filter(self._limits.has_room, self._kept), key=lambda hosts: self._at_work[hosts], default=None)
+        """The hosts with room of which the fewest users are at work; of two such the one that waits longer.
+
+        A thousand hosts would cost milliseconds a user, were all of them asked each time.
+        """
+        full: list[_Place] = []
+        best = None
+        while self._order and best is None:
+            place = self._order[0]
+            hosts = place[2]
+            if self._places.get(hosts) != place:
+                heapq.heappop(self._order)
+            elif self._limits.has_room(hosts):
+                best = hosts
+            else:
+                full.append(heapq.heappop(self._order))
+        for place in full:
+            heapq.heappush(self._order, place)
+        return best
 
     async def _read(self, wanted: int) -> bool:
         """Reads until so many are kept; False: that was the end of the list."""
@@ -109,7 +144,10 @@ class Line:
             if job is None:
                 self._at_end = True
                 break
-            self._kept.setdefault(self._hosts_of(job), deque()).append(job)
+            hosts = self._hosts_of(job)
+            self._kept.setdefault(hosts, deque()).append(job)
+            if hosts not in self._places:
+                self._put(hosts)
             self._count += 1
             read += 1
             if read % PIECE == 0:

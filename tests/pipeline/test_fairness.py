@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from aimport.errors import ConnectionLost, Throttled
 from aimport.interfaces import Destination
+from aimport.limits import HostLimits
 from aimport.model import Endpoint, UserJob
 from aimport.runners.line import MOST_AHEAD
-from aimport.runners.local import run_plan
+from aimport.runners.local import for_each_user, run_plan
 from aimport.stores.memory import Event, MemoryDestination, MemoryStore
 from tests.pipeline.harness import QUICK, World, bodies
 
@@ -202,3 +204,30 @@ async def test_a_signal_ends_a_run_in_which_everybody_only_waits_at_once() -> No
             ending = await run_plan(jobs, run)
     assert ending.stopped
     assert {result.status for result in world.journal.results()} == {"stopped"}
+
+
+async def test_a_thousand_hosts_cost_a_user_no_more_than_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+    has_room = HostLimits.has_room
+
+    def counted(limits: HostLimits, hosts: Iterable[str]) -> bool:
+        nonlocal asked
+        asked += 1
+        return has_room(limits, hosts)
+
+    monkeypatch.setattr(HostLimits, "has_room", counted)
+    done: list[str] = []
+
+    def jobs() -> Iterable[UserJob]:
+        for number in range(3000):
+            endpoint = Endpoint(scheme="memory", host=f"h{number % 1000}", user=f"u{number}")
+            yield UserJob(user=f"u{number}", source=Endpoint(scheme="memory"), destination=endpoint)
+
+    async def act(job: UserJob) -> None:
+        done.append(job.user)
+        await checkpoint()
+
+    run = Hosts(limits=replace(QUICK, users=5)).run()
+    await for_each_user(jobs(), run, act)
+    assert done == [f"u{number}" for number in range(3000)]
+    assert asked <= 3 * 3000
