@@ -25,18 +25,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
 import msgspec
+from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from aimport import __version__, orders
-from aimport.account import Run, Stores
+from aimport.account import Run
+from aimport.daily import Ledger
 from aimport.errors import AimportError, ConfigurationError, JournalBusy, JournalError, RunHeld, widest
 from aimport.journal import HERE, LOCK, Journal, shard_directory
+from aimport.limits import Limits, Reached
 from aimport.logs import Form
 from aimport.model import Endpoint, UserJob
 from aimport.orders import Orders
@@ -71,19 +74,13 @@ the grace time to end; one that hangs in its file system has more."""
 END_S: Final = 10.0
 """How long workers may take to record how their users ended, after the grace time."""
 HOSTS: Final = "hosts"
+DAILY: Final = "daily.sqlite"
 PROGRESS: Final = "progress"
 _STATE: Final = frozenset({"journal", "counters", "stopping", "gave_up"})
 """Fields of a `Run` that each process has its own of."""
 
 Versions = tuple[str, str]
 """Of aimport, of Python."""
-
-
-@runtime_checkable
-class Shareable(Protocol):
-    """Stores with rates that hold over all workers."""
-
-    def shared_by(self, processes: int) -> Stores: ...
 
 
 class WorkerFailed(Exception):
@@ -125,6 +122,8 @@ class Done:
     """Of scope run."""
     held: bool = False
     """Another process has the shard: nothing was done."""
+    reached: tuple[Reached, ...] = ()
+    """As `HostLimits.reached`."""
     bug: str = ""
     """Name of an unforeseen exception."""
     ended: frozenset[str] = frozenset()
@@ -249,8 +248,7 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
     _tell(_progress(chunk.directory, chunk.shard), Figures())  # it has begun
     run = Run(journal=journal, **chunk.settings)  # type: ignore[arg-type]  # they are fields of a Run
     run.limits = within_the_machine(run.limits)
-    per_host = run.limits.connections_per_host
-    run.hosts = SharedHosts(per_host, Slots(chunk.directory / HOSTS, per_host))
+    run.hosts = _shared_hosts(chunk.directory, run.limits)
     run.turn = chunk.turn
     run.refused.update(chunk.refused)
     failure: AimportError | None = None
@@ -260,7 +258,7 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
         for result in done.values():  # by a worker that died
             run.counters.passed_over(result.found, result.octets)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_listen, chunk, run, tasks.cancel_scope)
+            tasks.start_soon(_listen, chunk, run, tasks)
             jobs = (job for job in chunk.jobs if job.user not in done)
             await local.import_users(local.wanted(jobs, run), run)
             tasks.cancel_scope.cancel()
@@ -275,19 +273,26 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
         failure=failure,
         ended=frozenset(run.ended),
         refused=run.refused if run.first else {},
+        reached=tuple(run.hosts.reached()),
     )
 
 
-async def _listen(chunk: Chunk, run: Run, scope: anyio.CancelScope) -> None:
+def _shared_hosts(directory: Path, limits: Limits) -> SharedHosts:
+    slots = Slots(directory / HOSTS, limits.connections_per_host)
+    return SharedHosts(limits.connections_per_host, slots, first_wait_s=limits.retry_wait_s, down_s=limits.host_down_s)
+
+
+async def _listen(chunk: Chunk, run: Run, tasks: TaskGroup) -> None:
     """Obeys the orders and tells how far it is, until cancelled."""
     path = _progress(chunk.directory, chunk.shard)
     while True:
         word = await anyio.to_thread.run_sync(orders.ask, chunk.directory, chunk.token)
         if word == "end":
-            scope.cancel()
+            tasks.cancel_scope.cancel()
         elif word == "stop" and not run.stopping:
             run.stopping = True
-            scope.deadline = anyio.current_time() + run.limits.grace_s
+            tasks.cancel_scope.deadline = anyio.current_time() + run.limits.grace_s
+            tasks.start_soon(local.end_when_idle, run, tasks.cancel_scope)
         elif word == "enough":
             run.gave_up = True
         await anyio.to_thread.run_sync(_tell, path, run.counters.figures())
@@ -378,8 +383,7 @@ class _Driver:
         self._settings: Mapping[str, object] = {}
         self._own = dataclasses.replace(run, counters=Counters())
         self._own.ended, self._own.refused = run.ended, run.refused
-        per_host = run.limits.connections_per_host
-        self._own.hosts = SharedHosts(per_host, Slots(self.directory / HOSTS, per_host))
+        self._hosts = self._own.hosts = run.hosts = _shared_hosts(self.directory, run.limits)
         self._vault = Vault()
         self._level, self._form = level, form
         self._last = HERE
@@ -426,9 +430,14 @@ class _Driver:
         if not self._engine.elsewhere:  # there each machine has memory and processors of its own
             users, octets = -(-limits.users // slots), max(1, limits.max_memory // slots)
             limits = dataclasses.replace(limits, users=users, max_memory=octets)
-        stores = run.stores.shared_by(slots) if isinstance(run.stores, Shareable) else run.stores
         names = {each.name for each in dataclasses.fields(run) if each.init} - _STATE
-        self._settings = {name: getattr(run, name) for name in names} | {"limits": limits, "stores": stores}
+        if self._engine.elsewhere:  # days are counted where all machines see it
+            run.ledger = self._own.ledger = Ledger(self.directory.parent / DAILY)
+        self._settings = {name: getattr(run, name) for name in names} | {"limits": limits}
+        run.throttles.processes = slots
+        if run.journal.keeps_some:  # this process is one of them
+            run.throttles.processes += 1
+            self._own.stores, self._own.throttles = pickle.loads(pickle.dumps((run.stores, run.throttles)))
         self.chunk_users = chunk_users(self._users, slots, limits.users)
 
     # --- what ends it
@@ -613,6 +622,7 @@ class _Driver:
         self._count()
         self.run.ended.update(done.ended)
         self.run.refused.update(done.refused)
+        self._hosts.hear(done.reached)
         if done.failure is not None:
             self.fail(done.failure)
 

@@ -325,9 +325,11 @@ def test_workers_have_users_memory_and_rates_of_the_run_together(site: Site) -> 
         engine = Threads(2, elsewhere=elsewhere)
         assert site.import_(engine, *words, to=f"to-{elsewhere}")[0] == 0
         for chunk in engine.ran:
-            limits, stores = chunk.settings["limits"], chunk.settings["stores"]
+            there = chunks.unpack(chunks.pack(chunk)).settings
+            limits, stores = there["limits"], there["stores"]
             assert isinstance(limits, Limits) and isinstance(stores, Stores)
             assert (limits.users, limits.max_memory) == (users, octets)
+            assert stores._throttles is there["throttles"]
             appends = stores._throttles.of("h").appends if stores._throttles is not None else None
             assert appends is not None and appends.per_second == 500
 
