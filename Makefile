@@ -52,6 +52,7 @@ bench: servers
 	@$(BIN)/python -m bench.selecting
 	@$(BIN)/python -m bench.dbox
 	@$(BIN)/python -m bench.workers
+	@$(BIN)/python -m bench.limits
 
 bench-quick: servers
 	@$(BIN)/python -m bench --quick
@@ -60,6 +61,7 @@ bench-quick: servers
 	@$(BIN)/python -m bench.selecting --quick
 	@$(BIN)/python -m bench.dbox --quick
 	@$(BIN)/python -m bench.workers --quick
+	@$(BIN)/python -m bench.limits --quick
 
 clean:
 	@rm -rf .venv .venv-bootstrap .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

@@ -432,6 +432,7 @@ def _with_login(
         tls_cert=expand(its_cert, variables),
         profile=getattr(settings, f"{prefix}_profile") or settings.profile,
         compress=getattr(settings, f"{prefix}_compress"),
+        daily_octets=getattr(settings, f"{prefix}_daily_bytes"),
         trust_search=side == "source" and settings.trust_server_search,
     )
 

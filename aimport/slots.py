@@ -23,6 +23,7 @@ import anyio.to_thread
 
 from aimport import seams
 from aimport.limits import HostLimits
+from aimport.seats import aside
 
 FIRST_WAIT_S: Final = 0.02
 LONGEST_WAIT_S: Final = 0.25
@@ -153,10 +154,10 @@ class Slots:
 
 
 class SharedHosts(HostLimits):
-    """As `HostLimits`, over all processes of a run."""
+    """As `HostLimits`, over all processes of a run. What a host refuses is learnt by all at once."""
 
-    def __init__(self, per_host: int, slots: Slots) -> None:
-        super().__init__(per_host)
+    def __init__(self, per_host: int, slots: Slots, *, first_wait_s: float = 1.0, down_s: float = 600.0) -> None:
+        super().__init__(per_host, first_wait_s=first_wait_s, down_s=down_s)
         self._slots = slots
 
     @asynccontextmanager
@@ -169,8 +170,8 @@ class SharedHosts(HostLimits):
             finally:
                 self._slots.give(need, taken)
 
-    def try_hold(self, hosts: Iterable[str]) -> dict[str, int] | None:
-        need = super().try_hold(hosts)
+    def try_hold(self, hosts: Iterable[str], user: str = "") -> dict[str, int] | None:
+        need = super().try_hold(hosts, user)
         if need is None:
             return None
         taken = None if any(map(self._slots.somebody_waits, need)) else self._slots.try_take(need)
@@ -188,28 +189,36 @@ class SharedHosts(HostLimits):
         super().allow(host, connections)
         self._slots.allow(host, connections)
 
-    def refused_connection(self, host: str) -> int:
+    def refused_connection(self, host: str, user: str, *, sure: bool) -> int:
         self.allow(host, max(1, self._slots.in_use(host) - 1))
-        return self._learnt[host]
+        return self._slots.most(host)
 
     async def _take_shared(self, need: Mapping[str, int]) -> list[int]:
-        waiting: list[int] = []
+        if (taken := self._try_shared(need)) is not None:
+            return taken
+        waiting = [self._slots.begin_to_wait(host) for host in need if not self._slots.has(host)]
         wait_s, began = FIRST_WAIT_S, anyio.current_time()
         try:
-            while True:
-                # Who has some lets those go first who have none: else one process could keep a full host to itself.
-                polite = anyio.current_time() - began < YIELD_S and any(
-                    self._slots.has(host) and self._slots.somebody_waits(host) for host in need
-                )
-                if not polite and (taken := self._slots.try_take(need)) is not None:
-                    return taken
-                if not waiting:
-                    waiting = [self._slots.begin_to_wait(host) for host in need if not self._slots.has(host)]
-                await anyio.sleep(wait_s * seams.jitter())
-                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            async with aside():
+                while True:
+                    await anyio.sleep(wait_s * seams.jitter())
+                    wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+                    if (taken := self._try_shared(need, polite=anyio.current_time() - began < YIELD_S)) is not None:
+                        break
+        except BaseException:
+            if taken is not None:
+                self._slots.give(need, taken)
+            raise
         finally:
             for handle in waiting:
                 os.close(handle)
+        return taken
+
+    def _try_shared(self, need: Mapping[str, int], *, polite: bool = True) -> list[int] | None:
+        # Who has some lets those go first who have none: else one process could keep a full host to itself.
+        if polite and any(self._slots.has(host) and self._slots.somebody_waits(host) for host in need):
+            return None
+        return self._slots.try_take(need)
 
 
 class _Held(dict[str, int]):

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aimport import progress
+from aimport.cli.biggest import biggest
 from aimport.cli.call import Call, Globals, Start, tell
 from aimport.config import Settings, load_settings
+from aimport.daily import Ledger
 from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
-from aimport.limits import Limits
+from aimport.limits import Limits, Reached
 from aimport.model import Appended, Present, Rejected, UserJob
 from aimport.pacing import Throttles
 from aimport.plan import Plan, destination_of, jobs, make_plan, merged
@@ -211,6 +213,7 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
     from aimport.runners import chunks, local
     from aimport.runners.joining import Joining
 
+    sizes = biggest(call.journal, journal)
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
     run = Run(
         stores=Stores(
@@ -229,10 +232,12 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
         naming=plan.naming,
         skip_existing=call.skip_existing,
         repair=call.repair,
+        ledger=Ledger(journal_root(None) / "daily.sqlite"),
+        daily_wait=plan.settings.daily_wait,
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
-        left, shown = Growing(plan, done), progress.choose(call.progress)
+        left, shown = Growing(plan, done, sizes), progress.choose(call.progress)
         if engine is None and not journal.has_shards:
             joining = Joining(left, watch=plan.request.watch_list) if left.can_grow else None
             ending = await local.run_plan(left, run, progress=shown, joining=joining)
@@ -294,6 +299,8 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
     if report.totals.dates:
         guesses = ", ".join(f"{count} from {what}" for what, count in sorted(report.totals.dates.items()))
         print(f"dates guessed, for the source keeps none: {guesses}", file=sys.stderr)
+    for reached in run.hosts.reached():
+        tell(_shown(reached))
     if journal.directory is None:
         return
     if report.totals.rejected:
@@ -304,6 +311,15 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
         tell(f"damages of sources: {journal.directory / 'damages.jsonl'}")
     if report.exit not in (0, 70):
         tell(f"to go on: aimport resume {report.run}")
+
+
+def _shown(reached: Reached) -> str:
+    """What a run has found out of a host, for the next one."""
+    name = f"host {reached.host}: {reached.connections} of {reached.most} connections were in use in the end"
+    if reached.connections < reached.most:
+        only = f"connections_per_address = {reached.connections} in a profile of its own"
+        name += f"; next time: --connections-per-host {reached.connections}, or {only}"
+    return f"{name} ({reached.refused} refusals)"
 
 
 def _results(journal: Journal) -> list[UserResult]:

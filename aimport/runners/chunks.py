@@ -31,12 +31,14 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.to_thread
 import msgspec
+from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from aimport import __version__, orders
 from aimport.account import Run, Stores
 from aimport.errors import AimportError, ConfigurationError, JournalError, RunHeld, widest
 from aimport.journal import HERE, LOCK, Journal, shard_directory
+from aimport.limits import Limits
 from aimport.logs import Form
 from aimport.model import Endpoint, UserJob
 from aimport.orders import Orders
@@ -249,8 +251,7 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
     _tell(_progress(chunk.directory, chunk.shard), Figures())  # it has begun
     run = Run(journal=journal, **chunk.settings)  # type: ignore[arg-type]  # they are fields of a Run
     run.limits = within_the_machine(run.limits)
-    per_host = run.limits.connections_per_host
-    run.hosts = SharedHosts(per_host, Slots(chunk.directory / HOSTS, per_host))
+    run.hosts = _shared_hosts(chunk.directory, run.limits)
     run.turn = chunk.turn
     run.refused.update(chunk.refused)
     failure: AimportError | None = None
@@ -259,7 +260,7 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
         for result in done.values():  # of a worker that died, or of an earlier process of the run
             run.counters.passed_over(result.found, result.octets)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_listen, chunk, run, tasks.cancel_scope)
+            tasks.start_soon(_listen, chunk, run, tasks)
             jobs = (job for job in chunk.jobs if job.user not in done)
             await local.import_users(local.wanted(jobs, run), run)
             tasks.cancel_scope.cancel()
@@ -277,16 +278,22 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
     )
 
 
-async def _listen(chunk: Chunk, run: Run, scope: anyio.CancelScope) -> None:
+def _shared_hosts(directory: Path, limits: Limits) -> SharedHosts:
+    slots = Slots(directory / HOSTS, limits.connections_per_host)
+    return SharedHosts(limits.connections_per_host, slots, first_wait_s=limits.retry_wait_s, down_s=limits.host_down_s)
+
+
+async def _listen(chunk: Chunk, run: Run, tasks: TaskGroup) -> None:
     """Obeys the orders and tells how far it is, until cancelled."""
     path = _progress(chunk.directory, chunk.shard)
     while True:
         word = await anyio.to_thread.run_sync(orders.ask, chunk.directory, chunk.token)
         if word == "end":
-            scope.cancel()
+            tasks.cancel_scope.cancel()
         elif word == "stop" and not run.stopping:
             run.stopping = True
-            scope.deadline = anyio.current_time() + run.limits.grace_s
+            tasks.cancel_scope.deadline = anyio.current_time() + run.limits.grace_s
+            tasks.start_soon(local.end_when_idle, run, tasks.cancel_scope)
         elif word == "enough":
             run.gave_up = True
         await anyio.to_thread.run_sync(_tell, path, run.counters.figures())
@@ -377,8 +384,7 @@ class _Driver:
         self._settings: Mapping[str, object] = {}
         self._own = dataclasses.replace(run, counters=Counters())
         self._own.ended, self._own.refused = run.ended, run.refused
-        per_host = run.limits.connections_per_host
-        self._own.hosts = SharedHosts(per_host, Slots(self.directory / HOSTS, per_host))
+        self._own.hosts = _shared_hosts(self.directory, run.limits)
         self._vault = Vault()
         self._level, self._form = level, form
         self._last = HERE

@@ -22,7 +22,7 @@ ONLY_IN = {
     "distributed": {"runners.cluster"},
     "dask": {"runners.cluster"},
     "stamina": {"pipeline", "verify", "cli"},
-    "sqlite3": {"journal"},
+    "sqlite3": {"journal", "daily"},
     "rich": {"progress", "report", "cli"},
 }
 FORBIDDEN = {

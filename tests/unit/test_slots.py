@@ -99,7 +99,7 @@ async def test_what_a_host_refused_one_process_no_process_asks_for_again(tmp_pat
             held = process.try_hold(["a"])
             assert held is not None
             stack.callback(process.release, held)
-        assert other.refused_connection("a") == 3
+        assert other.refused_connection("a", "bob", sure=True) == 3
     with ExitStack() as stack:
         for process in (one, other, one):
             held = process.try_hold(["a"])

@@ -352,7 +352,7 @@ class _Writer:
                 self._remove(base)
             raise
         if self._group is not None:
-            # All lanes share it. A sync of each directory is as much work for ext4, and nobody shares that: half as fast.
+            # All lanes share it; a sync of each directory is as much work for ext4, and nobody shares that.
             self._group.sync()
         elif self._fsync != "never":
             disk.sync_directories(sorted(touched))
