@@ -15,7 +15,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 import msgspec
@@ -23,17 +23,20 @@ import msgspec
 from aimport.config import DEFAULTS, Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.location import parse_location, split_location, system_home, with_attachments
+from aimport.mapping import Naming, parse_rule
+from aimport.merging import Merge, parse_merge
 from aimport.model import Endpoint, Order, UserJob
 from aimport.query.dates import Clock
 from aimport.query.parse import parse_query
 from aimport.query.query import Query
+from aimport.rights import OWNER, Setting, named_id, with_rights
 from aimport.seen import Seen
 from aimport.users import UserList, UserRow, check_users, iter_users
 from aimport.variables import Variables, expand, wildcard
 
 logger = logging.getLogger(__name__)
 
-LATER_SETTINGS: Final = ("mail_uid", "mail_gid", "source_daily_bytes")
+LATER_SETTINGS: Final = ("source_daily_bytes",)
 _SAMPLES: Final = ("sample1@one.example.org", "sample2@two.example.org")
 """Users that stand for all when templates are tried out."""
 _SAMPLE_CELLS: Final = {
@@ -66,6 +69,11 @@ class Request:
     first: tuple[str, ...] = ()
     """Queries, each as one text that a shell would split."""
     order: Order = "stored"
+    merge: str | None = None
+    rules: tuple[str, ...] = ()
+    """Of `--map`."""
+    exclude: tuple[str, ...] = ()
+    special_use: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +106,8 @@ class Plan:
     source_row: UserRow | None = None
     moment: int = 0
     """What relative dates of the query count from, seconds since 1970."""
+    merge: Merge | None = None
+    naming: Naming = field(default_factory=Naming)
 
 
 def make_plan(
@@ -122,6 +132,10 @@ def make_plan(
     """
     moment = int(time.time()) if now is None else now
     query = parse_query(request.query, local_clock(moment))
+    request, merge = merged(request)
+    naming = Naming(
+        exclude=request.exclude, rules=tuple(map(parse_rule, request.rules)), special_use=request.special_use
+    )
     selection = choose_users(request, settings, environ, stdin=stdin, copy_list=copy_list)
     _refuse_later(settings, selection)
     source_row = None
@@ -141,12 +155,30 @@ def make_plan(
         selection=selection,
         source_row=source_row,
         moment=moment,
+        merge=merge,
+        naming=naming,
     )
     if selection.single is not None:
         _make_job(plan, selection.single)
     else:
         _try_out(plan)
     return plan
+
+
+def merged(request: Request) -> tuple[Request, Merge | None]:
+    """The request with the DEST_PARENT that `--merge under:NAME` is, and the way of merging.
+
+    Raises:
+        UsageError: there is no such way, or a DEST_PARENT stands beside `under:`.
+    """
+    if request.merge is None:
+        return request, None
+    merge = parse_merge(request.merge)
+    if merge.way != "under":
+        return request, merge
+    if request.parent:
+        raise UsageError(f"--merge {merge} is DEST_PARENT {merge.parent}", hint='write "" for DEST_PARENT')
+    return dataclasses.replace(request, parent=merge.parent), merge
 
 
 def _first(text: str, moment: int) -> Query:
@@ -177,13 +209,10 @@ def destination_of(settings: Settings) -> str:
 
 
 def _refuse_later(settings: Settings, selection: Selection) -> None:
-    """Settings that a later version obeys: to pass over `mail_uid` would open files with the wrong rights."""
-    users = selection.users
-    columns = frozenset(users.columns) if users else frozenset[str]()
+    """Settings that a later version obeys: they are not passed over in silence."""
+    columns = frozenset(selection.users.columns) if selection.users else frozenset[str]()
     for name in LATER_SETTINGS:
-        if users and name in columns and users.form in ("passwd", "cpanel"):  # there whether or not it is wanted
-            logger.warning("user list: %s: %s is not yet supported and not used", users.name, name)
-        elif getattr(settings, name) != DEFAULTS[name] or name in columns:
+        if getattr(settings, name) != DEFAULTS[name] or name in columns:
             raise ConfigurationError(f"{name}: not yet supported", hint="leave it out")
 
 
@@ -273,26 +302,21 @@ def variables_for(user: str, settings: Settings) -> Variables:
         raise ConfigurationError(f"mail_home: {settings.mail_home!r} holds the home itself")
 
     def uid() -> int:
-        return _id_of("mail_uid", settings.mail_uid, os.geteuid())
+        return _id_of("mail_uid", expand(settings.mail_uid, Variables(user=user)), os.geteuid())
 
     def gid() -> int:
-        return _id_of("mail_gid", settings.mail_gid, os.getegid())
+        return _id_of("mail_gid", expand(settings.mail_gid, Variables(user=user)), os.getegid())
 
     return Variables(user=user, home=home, uid=uid, gid=gid)
 
 
-def _id_of(setting: str, text: str, default: int) -> int:
-    if not text or text == "owner":
+def _id_of(setting: Setting, text: str, default: int) -> int:
+    if not text or text == OWNER:
         return default
-    if text.isascii() and text.isdecimal():
-        return int(text)
-    import grp
-    import pwd
-
-    try:
-        return pwd.getpwnam(text).pw_uid if setting == "mail_uid" else grp.getgrnam(text).gr_gid
-    except KeyError:
-        raise ConfigurationError(f"{setting}: the system does not know {text!r}") from None
+    known = named_id(setting, text)
+    if known is None:
+        raise ConfigurationError(f"{setting}: the system does not know {text!r}")
+    return known
 
 
 def _find(users: UserList, name: str) -> UserRow | None:
@@ -332,8 +356,17 @@ def _make_job(plan: Plan, row: UserRow) -> UserJob:
     if not to:
         raise ConfigurationError("no destination", hint="give --to LOCATION or set mail_location")
     destination = parse_location(to, variables, side="destination", settings=settings)
+    rights = with_rights(destination, source, settings, variables, row.cells)
+    destination = dataclasses.replace(destination, rights=rights)
+    rights = with_rights(source, source, source_settings, source_variables, source_row.cells)
+    source = dataclasses.replace(source, rights=rights)
     parent = expand(row.cells.get("parent") or request.parent, variables)
     return UserJob(user=row.user, source=source, destination=destination, parent=parent)
+
+
+def _for_all(text: str) -> str:
+    """An id as it is written, where it is the same for all users."""
+    return "" if text == OWNER or "%" in text else text
 
 
 def _try_out(plan: Plan) -> None:
@@ -349,7 +382,12 @@ def _try_out(plan: Plan) -> None:
         for column in columns
         if column in _SAMPLE_CELLS or column.endswith(("_user", "_password", "_host"))
     }
-    settings = msgspec.structs.replace(plan.settings, mail_home=plan.settings.mail_home or "/nonexistent")
+    settings = msgspec.structs.replace(
+        plan.settings,
+        mail_home=plan.settings.mail_home or "/nonexistent",
+        mail_uid=_for_all(plan.settings.mail_uid),
+        mail_gid=_for_all(plan.settings.mail_gid),
+    )
     try:
         first, second = (
             _make_job(dataclasses.replace(plan, settings=settings), UserRow(user=name, cells=cells))

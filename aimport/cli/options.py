@@ -16,6 +16,8 @@ from aimport.plan import Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULTS: Final = Limits()
+LEAST_RATE: Final = 1024
+"""Octets a second; below, a large message takes longer than any server waits."""
 
 
 class Size(click.ParamType[int]):
@@ -23,13 +25,19 @@ class Size(click.ParamType[int]):
 
     name = "SIZE"
 
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
+
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         try:
-            return parse_size(str(value))
+            octets = parse_size(str(value))
         except ValueError:
             self.fail(f"{value!r} is not a size such as 64M or 1G", param, ctx)
+        if octets < self._least:
+            self.fail(f"{value!r} is less than {self._least} octets", param, ctx)
+        return octets
 
 
 def not_yet(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
@@ -37,10 +45,6 @@ def not_yet(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     if value not in (None, False, (), 1, "stored", "never"):
         raise UsageError(f"{param.opts[0]}: not yet in version {__version__}")
     return value
-
-
-def _later(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    return click.option(*names, callback=not_yet, expose_value=False, hidden=True, **settings)
 
 
 JOURNAL: Final = click.option(
@@ -67,6 +71,32 @@ SELECTION: Final = (
         help="A pass over all users for what this selects too, then the rest; several: one after the other.",
     ),
     click.option(
+        "--map",
+        "rules",
+        multiple=True,
+        metavar="RULE",
+        help="Another name for a mailbox: OLD=NEW (what is below it follows), or s/REGEX/REPLACEMENT/ with $1, i and g;"
+        " levels are joined by /. Several: the first that matches.",
+    ),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="PATTERN",
+        help="Leave out the mailboxes that match: * any text, % within a level, as LIST. Repeatable.",
+    ),
+    click.option(
+        "--special-use",
+        is_flag=True,
+        help="Sent, Trash, Junk, Drafts, Archive go to what is that at the destination, whatever it is called there;"
+        " what is below them follows.",
+    ),
+    click.option(
+        "--merge",
+        metavar="WAY",
+        help="How the mail goes together with what is there: old-over-new, new-over-old, under:NAME or require-empty;"
+        " `plan` shows what clients will see.",
+    ),
+    click.option(
         "--order",
         type=click.Choice(["stored", "newest", "oldest"]),
         default="stored",
@@ -83,6 +113,10 @@ LIMITS: Final = (
                  show_default=True, help="Connections to one host over all users."),
     click.option("--max-memory", type=Size(), default=DEFAULTS.max_memory, show_default="256M",
                  help="Message octets in flight over all users."),
+    click.option("--limit-rate", type=Size(least=LEAST_RATE), default=DEFAULTS.limit_rate, show_default="none",
+                 help="Octets a second to one host, and from it, in any ten seconds."),
+    click.option("--messages-per-second", type=click.FloatRange(0.01), default=None, show_default="none",
+                 help="Messages a second appended to one host, and fetched from it."),
     click.option("--max-errors", type=click.IntRange(1), default=None,
                  help="Take no new users once N have failed."),
 )  # fmt: skip
@@ -103,11 +137,11 @@ RUNNING: Final = (
     click.option("--progress", type=click.Choice(["auto", "bar", "plain", "none"]), default="auto", show_default=True),
     click.option("--json", "as_json", is_flag=True, help="Print the final report as one JSON document."),
 )  # fmt: skip
-LATER: Final = (
-    _later("--map", multiple=True), _later("--exclude", multiple=True), _later("--special-use", is_flag=True),
-    _later("--merge"),
-    _later("--limit-rate"),
-    _later("--messages-per-second"), _later("--workers", type=int), _later("--cluster"), _later("--cluster-file"),
+PROCESSES: Final = (
+    click.option("--workers", metavar="N", type=click.IntRange(1), default=None,
+                 help="Processes on this machine; 1, as by default, is this one alone. Needs aimport[cluster]."),
+    click.option("--cluster", metavar="ADDRESS", help="The workers of a Dask scheduler, tls://HOST:PORT."),
+    click.option("--cluster-file", metavar="FILE", help="The same, by the file that the scheduler writes."),
 )  # fmt: skip
 ARGUMENTS: Final = (
     click.argument("source"),
@@ -147,6 +181,10 @@ def request(
     subscribe: bool,
     first: tuple[str, ...],
     order: Order,
+    merge: str | None,
+    rules: tuple[str, ...],
+    exclude: tuple[str, ...],
+    special_use: bool,
 ) -> Request:
     """The selection options and arguments as the planner takes them; one `--` before the query is dropped."""
     if query[:1] == ("--",):
@@ -165,4 +203,8 @@ def request(
         subscribe=subscribe,
         first=first,
         order=order,
+        merge=merge,
+        rules=rules,
+        exclude=exclude,
+        special_use=special_use,
     )

@@ -12,7 +12,7 @@ import logging
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
@@ -40,6 +40,30 @@ class Ending:
     failure: AimportError | None = None
 
 
+class Stop(Protocol):
+    """What the signals do to a run beside setting its `stopping`."""
+
+    def begin(self) -> None:
+        """The first signal: batches in flight may finish."""
+        ...
+
+    def end(self) -> None:
+        """The second."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    run: Run
+    scope: anyio.CancelScope
+
+    def begin(self) -> None:
+        self.scope.deadline = anyio.current_time() + self.run.limits.grace_s
+
+    def end(self) -> None:
+        self.scope.cancel()
+
+
 async def run_plan(
     jobs: Iterable[UserJob], run: Run, *, progress: Progress | None = None, joining: Joining | None = None
 ) -> Ending:
@@ -54,7 +78,7 @@ async def run_plan(
     ending = Ending()
     try:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(_watch_signals, run, ending, tasks.cancel_scope, joining)
+            await tasks.start(watch_signals, run, ending, _Stop(run, tasks.cancel_scope), joining)
             if joining is not None:
                 tasks.start_soon(joining.keep_reading)
             if progress is not None:
@@ -69,12 +93,19 @@ async def run_plan(
 
 
 async def _work(jobs: Iterable[UserJob], run: Run, joining: Joining | None) -> None:
+    coming = wanted(jobs, run)
+    await import_users(coming if joining is None else joining.counted(coming), run, joining)
+
+
+async def import_users(jobs: Iterable[UserJob], run: Run, joining: Joining | None = None) -> None:
+    """Those that are to be begun in this turn, `limits.users` at the same time; then those who are `joining`."""
+
     async def one(job: UserJob) -> None:
         if not run.stopping:
             await import_user(job, run)
 
     if joining is None:
-        await for_each_user(_wanted(jobs, run), run.limits.users, one)
+        await for_each_user(jobs, run.limits.users, one)
         return
 
     async def one_of_many(job: UserJob) -> None:
@@ -87,9 +118,9 @@ async def _work(jobs: Iterable[UserJob], run: Run, joining: Joining | None) -> N
 
     async def more() -> Iterator[UserJob] | None:
         fresh = await joining.more(run)
-        return None if fresh is None else joining.counted(_wanted(fresh, run))
+        return None if fresh is None else joining.counted(wanted(fresh, run))
 
-    await for_each_user(joining.counted(_wanted(jobs, run)), run.limits.users, one_of_many, more)
+    await for_each_user(jobs, run.limits.users, one_of_many, more)
 
 
 async def _claimed(job: UserJob, run: Run) -> UserJob:
@@ -103,7 +134,7 @@ async def _claimed(job: UserJob, run: Run) -> UserJob:
     return job
 
 
-def _wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
+def wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
     """The users that are to be begun."""
     limit = run.limits.max_errors
     for job in jobs:
@@ -152,19 +183,20 @@ async def _user_worker(receive: MemoryObjectReceiveStream[UserJob], act: Callabl
             await act(job)
 
 
-async def _watch_signals(
+async def watch_signals(
     run: Run,
     ending: Ending,
-    scope: anyio.CancelScope,
-    joining: Joining | None,
+    stop: Stop,
+    joining: Joining | None = None,
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
+    """Until cancelled."""
     # What is ignored stays so: SIGHUP below nohup, SIGINT of a job in the background.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
-        await _obey_signals(heard, run, ending, scope, joining, task_status)
+        await _obey_signals(heard, run, ending, stop, joining, task_status)
     finally:
         for number in heard:  # the loop leaves SIGTERM deadly
             signal.signal(number, before[number])
@@ -174,7 +206,7 @@ async def _obey_signals(
     heard: Sequence[signal.Signals],
     run: Run,
     ending: Ending,
-    scope: anyio.CancelScope,
+    stop: Stop,
     joining: Joining | None,
     task_status: TaskStatus[None],
 ) -> None:
@@ -185,7 +217,7 @@ async def _obey_signals(
                 continue
             if ending.stopped:
                 logger.warning("run cancelled by second signal signal=%s", signal.Signals(number).name)
-                scope.cancel()
+                stop.end()
                 return
             ending.stopped = run.stopping = True
             logger.warning(
@@ -193,7 +225,7 @@ async def _obey_signals(
                 run.limits.grace_s,
                 signal.Signals(number).name,
             )
-            scope.deadline = anyio.current_time() + run.limits.grace_s
+            stop.begin()
 
 
 async def plan_all(jobs: Iterable[UserJob], run: Run) -> AsyncGenerator[PlannedUser, None]:

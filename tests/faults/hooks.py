@@ -73,3 +73,15 @@ def looks_often() -> None:
     from aimport.runners import joining
 
     joining.LOOK_EVERY_S = 0.05  # type: ignore[misc]
+
+
+def in_chunks() -> None:
+    """Each run is one of several processes, whose only worker is a thread of the driver: both die at a counted step."""
+    from aimport.cli import work
+    from aimport.cli.call import Processes
+    from aimport.runners import chunks
+
+    def engine_of(processes: Processes) -> chunks.Engine:
+        return chunks.Here()
+
+    work.engine_of = engine_of

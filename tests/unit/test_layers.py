@@ -13,6 +13,7 @@ PURE = {"model", "dates", "flags", "names", "octets", "errors", "repair"}
 WITHOUT_IO = {"imap.auth", "imap.fragments", "imap.responses", "imap.commands", "imap.answers", "reconcile"}
 WITHOUT_IO |= {f"stores.dbox.{name}" for name in ("index", "log", "messages", "lists", "layout")}
 WITHOUT_IO |= {f"lists.{name}" for name in ("rows", "forms", "imapsync", "special")}
+WITHOUT_IO |= {"standing", "estimate"}
 WITHOUT_IO |= {f"query.{file.stem}" for file in (ROOT / "query").glob("*.py")} | {"stores.imap.search"}
 ONLY_IN = {
     "aioimaplib": {"imap.client"},
@@ -30,6 +31,7 @@ FORBIDDEN = {
     "existing": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "auditing": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "pipeline": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
+    "checking": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "verify": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "runners": {"cli", "stores", "imap", "plan", "config"},
     "journal": {"pipeline", "stores", "imap", "runners", "cli"},

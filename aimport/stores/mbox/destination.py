@@ -20,6 +20,7 @@ from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Final
 
 from anyio import from_thread, to_thread
@@ -36,6 +37,7 @@ from aimport.model import (
     Mailbox,
     Message,
     MessageKey,
+    Places,
     Position,
     Rejected,
     Stored,
@@ -44,6 +46,7 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import has_header, local_form, local_pieces, local_size, pieces_of, wire_size
+from aimport.standing import Standing
 from aimport.stores import Fsync, content, files
 from aimport.stores.maildir import disk as maildir_disk
 from aimport.stores.maildir.names import with_subscription
@@ -53,6 +56,7 @@ from aimport.stores.mbox.lines import date_of
 from aimport.stores.mbox.names import Layout
 from aimport.stores.mbox.scan import NotMbox, Scanner, head_of
 from aimport.stores.mbox.source import MboxSourceSession
+from aimport.stores.room import inspected
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +97,9 @@ class MboxDestinationSession:
         self._checked: dict[tuple[str, ...], content.Signature] = {}
         """Files whose end was seen to be whole, as they were then."""
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await MboxSourceSession(self._layout).list_mailboxes()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         steps = self._layout.new_steps(mailbox)
         await to_thread.run_sync(self._create, mailbox, steps, subscribe)
@@ -106,7 +113,7 @@ class MboxDestinationSession:
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         return await to_thread.run_sync(self._find, mailbox, wanted, since)
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         return await to_thread.run_sync(self._survey, mailbox, since)
 
     @asynccontextmanager
@@ -115,6 +122,12 @@ class MboxDestinationSession:
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return compose.mark_of(wanted.run, wanted.number, wanted.index)
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return await to_thread.run_sync(partial(inspected, self._layout.root, targets, self._places, file_each=False))
+
+    def _places(self, mailbox: Mailbox) -> list[str]:
+        return [self._path(self._layout.new_steps(mailbox))]
 
     def _path(self, steps: tuple[str, ...]) -> str:
         layout = self._layout
@@ -137,7 +150,7 @@ class MboxDestinationSession:
                     if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
                         raise MailboxNameInvalid(f"{path}: is a directory: a mailbox has no others below it") from None
                 else:
-                    os.fchmod(fd, mode)  # the umask was applied
+                    files.share(fd, mode, files.group_in(directory))
                     os.close(fd)
                     if durable:
                         os.fsync(directory)
@@ -165,7 +178,8 @@ class MboxDestinationSession:
                 if changed is not None:
                     mode = stat.S_IMODE(os.fstat(fd).st_mode) & 0o666
                     durable = self._fsync != "never"
-                    maildir_disk.replace_file(fd, layout.subscriptions, changed, mode=mode, durable=durable)
+                    rights = {"mode": mode, "group": files.group_in(fd)}
+                    maildir_disk.replace_file(fd, layout.subscriptions, changed, **rights, durable=durable)
         finally:
             os.close(fd)
 
@@ -194,7 +208,8 @@ class MboxDestinationSession:
                 try:
                     if make:
                         mode = stat.S_IMODE(os.fstat(above_fd).st_mode) & 0o2777
-                        if maildir_disk.make_directory(above_fd, step, mode) and self._fsync != "never":
+                        made = maildir_disk.make_directory(above_fd, step, mode, files.group_in(above_fd))
+                        if made and self._fsync != "never":
                             os.fsync(above_fd)
                     fd = os.open(step, files.DIRECTORY, dir_fd=above_fd)
                 except BaseException:
@@ -297,7 +312,7 @@ class MboxDestinationSession:
             raise files.translated(error, mailbox.name) from error
         finally:
             octets.close()
-        return Survey(uidvalidity=0, keys=keys, sizes=sizes, dates=dates, at=places.get)
+        return Survey(uidvalidity=0, keys=keys, sizes=sizes, dates=dates, at=Places(places))
 
 
 def _messages(octets: content.Plain, start: int = 0) -> Iterator[tuple[int, int, int, bytes]]:
