@@ -6,7 +6,7 @@ import re
 from collections.abc import Generator, Iterable, Sequence
 from typing import Final
 
-from aimport.lists.rows import Item, Note, Refused, UserRow, Wrong, compose
+from aimport.lists.rows import CONTROL, Item, Note, Refused, UserRow, Wrong, compose
 
 _DIRECTIVE = re.compile(r"\s*([A-Za-z]+)(?:\s+(.*))?", re.DOTALL)
 _WORDS = re.compile(r'"([^"]*)"|(\S+)')
@@ -94,10 +94,10 @@ def passwd_row(line: int, content: str) -> UserRow:
     Raises:
         Refused
     """
-    user, *fields = content.split(":", 7)
+    user, *fields = content.replace("\t", " ").split(":", 7)
     if not user.strip():
         raise Refused("no user")
-    if re.search(r"[\x00-\x1f\x7f]", content):
+    if CONTROL.search(content.replace("\t", "")):
         raise Refused("a control character")
     fields += [""] * (7 - len(fields))
     uid, gid, home, extra = fields[1].strip(), fields[2].strip(), fields[4].strip(), fields[6]

@@ -120,7 +120,9 @@ def _kind(path: str) -> str:
 def _mbox_tree(path: str) -> Generator[Item, None, None]:
     others = []
     for name in _directories(path):
-        if "@" in name:
+        if not name.isprintable():
+            yield Wrong(0, f"{path}: a directory whose name cannot be shown: {name!r}")
+        elif "@" in name:
             yield UserRow(user=name, cells={"source": f"mbox:{as_path(os.path.join(path, name))}:SUFFIX=.mbox"})
         else:
             others.append(name)
