@@ -103,8 +103,8 @@ def run_import(call: Call) -> int:
     """`aimport import`: a new run."""
     settings = settings_of(call.globals)
     plan = make_plan(call.request, settings, stdin=sys.stdin.buffer, copy_list=True)
+    check_watched(plan, call.processes)
     engine = engine_of(call.processes)
-    check_watched(plan, engine)
     if call.journal is None:
         if engine is not None:
             raise UsageError("--no-journal: several processes need a journal")
@@ -165,7 +165,7 @@ def engine_of(processes: Processes) -> Engine | None:
     return cluster.ClusterWorkers(cluster.scheduler_of(processes.cluster, processes.cluster_file))
 
 
-def check_watched(plan: Plan, engine: Engine | None) -> None:
+def check_watched(plan: Plan, processes: Processes) -> None:
     """Looks whether the list can be watched, where that is asked for.
 
     Raises:
@@ -173,7 +173,7 @@ def check_watched(plan: Plan, engine: Engine | None) -> None:
     """
     from aimport.growing import Growing
 
-    if plan.request.watch_list and engine is not None:
+    if plan.request.watch_list and processes.several:
         hint = "a resume takes up who was added"
         raise UsageError("--watch-list: several processes divide the list before they begin", hint=hint)
     if plan.request.watch_list and not Growing(plan).can_grow:
