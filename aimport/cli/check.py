@@ -22,7 +22,7 @@ SHOWN_HOSTS = 20  # arbitrary; --json names all
 
 
 @click.command("check", context_settings=options.WORDS_AS_THEY_STAND)
-@options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.ARGUMENTS)
+@options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.PROCESSES, options.ARGUMENTS)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -44,6 +44,9 @@ def command(
     no_journal: bool,
     again: bool,
     progress: Any,
+    workers: int | None,
+    cluster: str | None,
+    cluster_file: str | None,
     **selection: Any,
 ) -> int:
     """Log in everywhere and look: what would an import with the same arguments stumble over? Writes nothing.

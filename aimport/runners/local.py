@@ -93,26 +93,16 @@ async def run_plan(
 
 
 async def _work(jobs: Iterable[UserJob], run: Run, joining: Joining | None) -> None:
-    coming = wanted(jobs, run)
-    await import_users(coming if joining is None else joining.counted(coming), run, joining)
-
-
-async def import_users(jobs: Iterable[UserJob], run: Run, joining: Joining | None = None) -> None:
-    """Those that are to be begun in this turn, `limits.users` at the same time; then those who are `joining`."""
-
-    async def one(job: UserJob) -> None:
-        if not run.stopping:
-            await import_user(job, run)
-
     if joining is None:
-        await for_each_user(jobs, run.limits.users, one)
+        await import_users(wanted(jobs, run), run)
         return
 
     async def one_of_many(job: UserJob) -> None:
         try:
             if joining.listed.has_joined(job.user):
                 job = await _claimed(job, run)
-            await one(job)
+            if not run.stopping:
+                await import_user(job, run)
         finally:
             joining.user_ended()
 
@@ -120,7 +110,7 @@ async def import_users(jobs: Iterable[UserJob], run: Run, joining: Joining | Non
         fresh = await joining.more(run)
         return None if fresh is None else joining.counted(wanted(fresh, run))
 
-    await for_each_user(jobs, run.limits.users, one_of_many, more)
+    await for_each_user(joining.counted(wanted(jobs, run)), run.limits.users, one_of_many, more)
 
 
 async def _claimed(job: UserJob, run: Run) -> UserJob:
@@ -132,6 +122,16 @@ async def _claimed(job: UserJob, run: Run) -> UserJob:
     except RunHeld as error:
         return replace(job, error=str(error))
     return job
+
+
+async def import_users(jobs: Iterable[UserJob], run: Run) -> None:
+    """Those that are to be begun in this turn, `limits.users` at the same time."""
+
+    async def one(job: UserJob) -> None:
+        if not run.stopping:
+            await import_user(job, run)
+
+    await for_each_user(jobs, run.limits.users, one)
 
 
 def wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:

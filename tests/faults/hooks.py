@@ -68,13 +68,6 @@ def bug_in_the_login() -> None:
     auth.exchange = broken
 
 
-def looks_often() -> None:
-    """A watched list is looked at every twentieth of a second."""
-    from aimport.runners import joining
-
-    joining.LOOK_EVERY_S = 0.05  # type: ignore[misc]
-
-
 def in_chunks() -> None:
     """Each run is one of several processes, whose only worker is a thread of the driver: both die at a counted step."""
     from aimport.cli import work
@@ -85,3 +78,10 @@ def in_chunks() -> None:
         return chunks.Here()
 
     work.engine_of = engine_of
+
+
+def looks_often() -> None:
+    """A watched list is looked at every twentieth of a second."""
+    from aimport.runners import joining
+
+    joining.LOOK_EVERY_S = 0.05  # type: ignore[misc]
