@@ -76,6 +76,10 @@ def _home(home: str) -> Generator[Item, None, None]:
         account = re.sub(r"^(?:cpmove|backup)-(?:.*_)?", "", os.path.basename(os.path.dirname(home)))
     if kind := _kind(f"{home}/mail"):
         yield UserRow(user=account, cells={"source": f"{kind}:{as_path(f'{home}/mail')}"})
+        if linked := _links(f"{home}/mail"):
+            yield Note(
+                f"{home}/mail: links to mailboxes of other users ({_some(linked)}), leave them out: --exclude '*@*'"
+            )
     elif os.path.isdir(f"{home}/mail"):
         yield Note(f"{account}: no mail in the default mailbox {home}/mail")
     for domain in _directories(f"{home}/etc"):
@@ -115,6 +119,15 @@ def _kind(path: str) -> str:
     if "mailboxes" in within:
         return "mdbox" if "storage" in within else "sdbox"
     return "maildir" if within & {"cur", "new"} else ""
+
+
+def _links(path: str) -> list[str]:
+    """cPanel links each mailbox into the default one, as `.name@domain_org`."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if "@" in entry.name and entry.is_symlink())
+    except OSError:
+        return []
 
 
 def _mbox_tree(path: str) -> Generator[Item, None, None]:

@@ -165,6 +165,11 @@ def test_names_alone_stay_a_plain_list() -> None:
     assert [row.user for row in rows(content)] == ["bob", "a:b", "{eve", "SourceServer", "user1#"]
 
 
+@given(st.lists(st.text("abcABC019@.-_+=/\\%*!&|~^$()<>?'", min_size=1), min_size=1, unique=True))
+def test_any_names_without_separators_are_a_plain_list(names: list[str]) -> None:
+    assert [row.user for row in rows("\n".join(names))] == names
+
+
 def test_a_header_with_a_slip_is_told_and_nothing_below_it() -> None:
     content = "srchst,srcport,srcsecurity,srcuser,srcpassword,dsthost,dstport,dstsecurity,dstuser,dstpassword\na,b\n"
     assert error(content) == "stdin:1: unknown column 'srchst' (did you mean srchost?)"
@@ -391,6 +396,9 @@ def test_a_home_of_cpanel_lists_its_mailboxes_and_the_default_one(of_all: bool, 
         ],
     )
     assert len(users.notes) == 1 and users.notes[0].endswith("passwd: left out") and "gone" in users.notes[0]
+    (home / "mail" / ".admin@a_org").symlink_to("a:b.org/admin")
+    told = check_users(str(home)).notes[0]
+    assert "links to mailboxes that are users of their own fail acme: .admin@a_org" in told and "--exclude" in told
 
 
 def test_a_mailbox_of_cpanel_whose_mail_is_missing_is_an_error(tmp_path: Path) -> None:
