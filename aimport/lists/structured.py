@@ -19,7 +19,7 @@ from typing import Final
 from aimport.config import nearest
 from aimport.lists import text
 from aimport.lists.forms import PAIRS, bare
-from aimport.lists.rows import Item, Refused, Wrong, compose
+from aimport.lists.rows import Item, Note, Refused, Wrong, compose
 
 _MAX_ITEM: Final = 1024 * 1024
 _MAX_WHOLE: Final = 64 * 1024 * 1024
@@ -124,9 +124,11 @@ def _decode(found: _Text) -> object:
 
 def _rows_of(value: object, line: int) -> Generator[Item, None, None]:
     if isinstance(value, dict) and not _flat(value).keys() & ({"user"} | PAIRS.keys()):
-        lists = [each for each in value.values() if isinstance(each, list) and each]
-        if len(lists) == 1 and all(isinstance(each, dict) for each in lists[0]):
-            for each in lists[0]:
+        lists = [key for key, each in value.items() if isinstance(each, list) and each]
+        if len(lists) == 1 and all(isinstance(each, dict) for each in value[lists[0]]):
+            if others := [str(key) for key in value if key != lists[0]]:
+                yield Note(f"fields beside the list are not used: {', '.join(others)}")
+            for each in value[lists[0]]:
                 yield _row(each, line)
             return
     yield _row(value, line)

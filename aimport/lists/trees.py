@@ -77,9 +77,8 @@ def _home(home: str) -> Generator[Item, None, None]:
     if kind := _kind(f"{home}/mail"):
         yield UserRow(user=account, cells={"source": f"{kind}:{as_path(f'{home}/mail')}"})
         if linked := _links(f"{home}/mail"):
-            yield Note(
-                f"{home}/mail: links to mailboxes of other users ({_some(linked)}), leave them out: --exclude '*@*'"
-            )
+            what = f"links to mailboxes that are users of their own fail {account}: {_some(linked)}"
+            yield Note(f"{what} (leave them out with --exclude '*@*', where no folder has an @)")
     elif os.path.isdir(f"{home}/mail"):
         yield Note(f"{account}: no mail in the default mailbox {home}/mail")
     for domain in _directories(f"{home}/etc"):

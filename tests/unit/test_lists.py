@@ -358,6 +358,11 @@ def test_json_and_toml_say_where_they_are_wrong() -> None:
     assert told[0].startswith("stdin:4: not TOML") and told[1] == "stdin:6: user 'bob' is listed twice"
 
 
+def test_a_list_within_an_object_is_read_and_what_stands_beside_it_is_told() -> None:
+    users = read('{"version": 2, "accounts": [{"email": "a@b"}, {"email": "c@d"}]}')
+    assert (users.count, users.notes) == (2, ("fields beside the list are not used: version",))
+
+
 def test_a_table_for_each_user_may_give_the_name() -> None:
     content = '[users.bob]\nsource = "maildir:/x"\n[users."eve@a.org".source]\nhost = "h.org"\n'
     content += '[users."eve@a.org".dest]\nhost = "i"\n'
