@@ -210,7 +210,10 @@ def toml_items(held: text.Held) -> Generator[Item, None, None]:
         keys = _keys(match[2]) if match else ()
         new = match and (not began or (bool(match[1]) if arrays else _other(keys, head)))
         if match and new:
-            yield from _toml_row(block, () if arrays else head[-1:], began)
+            if match[1] and not arrays and began:
+                yield Wrong(began, "a table that is none of the list (say it in each of them)")
+            else:
+                yield from _toml_row(block, () if arrays else head[-1:], began)
             arrays, began, block, octets = bool(match[1]), number, [], 0
             head = keys if arrays else keys[:2]
             if keys == head:
@@ -240,8 +243,10 @@ def _toml_row(block: Sequence[str], name: Sequence[str], line: int) -> Generator
     except (tomllib.TOMLDecodeError, RecursionError) as exc:
         yield Wrong(line, f"not TOML: {exc}")
         return
-    if not value and not line:
-        return  # nothing before the first table
+    if not line:
+        if value:
+            yield Wrong(1, "fields before the first table (say them in each of them)")
+        return
     if name and "user" not in value:
         meanings = {PAIRS.get(bare(key)) for key, _ in _fields(value)}
         if not meanings & _NAMING:  # [users.bob]

@@ -358,6 +358,19 @@ def test_json_and_toml_say_where_they_are_wrong() -> None:
     assert told[0].startswith("stdin:4: not TOML") and told[1] == "stdin:6: user 'bob' is listed twice"
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('source_host = "x"\n[[users]]\nuser = "bob"\n', "stdin:1: fields before the first table"),
+        ('[defaults]\nsource_host = "x"\n[[users]]\nuser = "bob"\n', "stdin:1: a table that is none of the list"),
+        ('[[users]]\nuser = "bob"\n[defaults]\nsource_host = "x"\n', "stdin:1: unknown column 'defaults_source_host'"),
+        ('[users.bob]\nsource = "x"\n[defaults]\nsource = "x"\n', "stdin:1: unknown column 'defaults_source'"),
+    ],
+)
+def test_what_stands_beside_the_tables_is_no_user(content: str, told: str) -> None:
+    assert error(content, "toml").startswith(told)
+
+
 def test_a_list_within_an_object_is_read_and_what_stands_beside_it_is_told() -> None:
     users = read('{"version": 2, "accounts": [{"email": "a@b"}, {"email": "c@d"}]}')
     assert (users.count, users.notes) == (2, ("fields beside the list are not used: version",))
