@@ -282,7 +282,7 @@ def _foreign(held: text.Held, form: Form, head: Sequence[str]) -> Generator[Item
         case "toml":
             yield from structured.toml_items(held)
         case "imapcopy":
-            yield from special.imapcopy(text.lines(held))
+            yield from special.imapcopy(lambda: text.lines(held))
         case "passwd":
             if any(special.has_password(line) for line in head):
                 yield Note("passwords of a passwd-file are not used")

@@ -297,20 +297,15 @@ def test_a_host_may_bring_its_port_and_how_it_is_spoken_to(host: str, url: str) 
     assert cells(f"source_host,source_user,dest_user\n{host},u,v\n")["source"] == url
 
 
-def test_directives_of_imapcopy_hold_for_the_lines_below_them() -> None:
-    found = rows(
-        'SourceServer a.org\nDestServer b.org\nCopy "u" "p" "*" "*"\nDstRootFolder "Old"\nCopy "v" "p" "w" "q"\n'
-    )
-    assert [dict(row.cells) for row in found] == [
-        {
-            "source": "imaps://a.org/", "source_user": "u", "source_password": "p",
-            "dest": "imaps://b.org/", "dest_user": "u", "dest_password": "p",
-        },
-        {
-            "source": "imaps://a.org/", "source_user": "v", "source_password": "p",
-            "dest": "imaps://b.org/", "dest_user": "w", "dest_password": "q", "parent": "Old",
-        },
-    ]  # fmt: skip
+def test_directives_of_imapcopy_hold_for_all_lines_wherever_they_stand() -> None:
+    servers = 'DstRootFolder "Old"\nSourceServer a.org\nDestServer b.org\n'
+    content = f'Copy "u" "p" "*" "*"\n{servers}Copy "v" "p" "w" "q"\n'
+    ends = {"source": "imaps://a.org/", "dest": "imaps://b.org/", "parent": "Old"}
+    assert [dict(row.cells) for row in rows(content, "imapcopy")] == [
+        {"source_user": "u", "source_password": "p", "dest_user": "u", "dest_password": "p", **ends},
+        {"source_user": "v", "source_password": "p", "dest_user": "w", "dest_password": "q", **ends},
+    ]
+    assert error(content + "SourceServer c.org\n") == "stdin:6: sourceserver stands twice, or without a value"
 
 
 @pytest.mark.parametrize(
@@ -330,7 +325,7 @@ def test_a_directive_that_changes_what_is_copied_is_refused(directive: str, word
 
 def test_a_directive_that_changes_nothing_of_the_mail_is_told() -> None:
     users = read('SourceServer a\nDestServer b\nConcurrency 4\nDenyFlags "\\Recent"\nCopy "u" "p" "v" "q"\n')
-    assert users.notes == ("Concurrency 4 is not used: give --users, -v to the run",)
+    assert users.notes == ("concurrency 4 is not used: give --users, -v to the run",)
 
 
 def test_a_passwd_file_brings_home_owner_and_location() -> None:
