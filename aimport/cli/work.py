@@ -105,10 +105,8 @@ def run_import(call: Call) -> int:
     """`aimport import`: a new run."""
     settings = settings_of(call.globals)
     plan = make_plan(call.request, settings, stdin=sys.stdin.buffer, copy_list=True)
-    check_watched(plan)
+    check_watched(plan, call.processes)
     engine = engine_of(call.processes)
-    if engine is not None and plan.request.watch_list:
-        raise UsageError("--watch-list: not with several processes", hint="import users who came later by a second run")
     if call.journal is None:
         if engine is not None:
             raise UsageError("--no-journal: several processes need a journal")
@@ -169,14 +167,17 @@ def engine_of(processes: Processes) -> Engine | None:
     return cluster.ClusterWorkers(cluster.scheduler_of(processes.cluster, processes.cluster_file))
 
 
-def check_watched(plan: Plan) -> None:
+def check_watched(plan: Plan, processes: Processes) -> None:
     """Looks whether the list can be watched, where that is asked for.
 
     Raises:
-        UsageError: there is none in a file, or it is read for one user.
+        UsageError: there is none in a file, or it is read for one user; several processes work on it.
     """
     from aimport.growing import Growing
 
+    if plan.request.watch_list and processes.several:
+        hint = "a resume takes up who was added"
+        raise UsageError("--watch-list: several processes divide the list before they begin", hint=hint)
     if plan.request.watch_list and not Growing(plan).can_grow:
         raise UsageError("--watch-list: only a list in a file grows", hint="give it with -F FILE, and no single user")
 
