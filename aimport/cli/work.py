@@ -216,13 +216,15 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
 
     sizes = biggest(call.journal, journal)
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
+    throttles = throttles_of(call.limits, plan.settings)
     run = Run(
         stores=Stores(
             fsync=call.fsync,
             link=call.link,
             salvage=call.salvage,
-            throttles=throttles_of(call.limits, plan.settings),
+            throttles=throttles,
         ),
+        throttles=throttles,
         journal=journal,
         query=plan.query,
         first=plan.first,
