@@ -226,6 +226,10 @@ class Message:
     dated: Dated = ""
     original: Original | None = field(default=None, repr=False, compare=False)
     """The file that holds `body`, where a local destination may link it."""
+    guid: str = ""
+    """What Dovecot knows the message by over mailboxes and servers; "": the source has none."""
+    uidl: str = ""
+    """What POP3 clients know it by, where that is kept with the message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

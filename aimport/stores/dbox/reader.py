@@ -392,6 +392,8 @@ class Reader:
             flags=frozenset() if extra is not None else self._fresh.flags_of(self._fresh.row(self._table.uids[row])),
             internal_date=files.date_of(self._received(row, found, octets.status), key),
             body=body,
+            guid=found.guid,
+            uidl=found.uidl if self._has_uidls() else "",
         )
 
     def _tell(self, row: int, note: str) -> None:

@@ -58,6 +58,7 @@ from aimport.stores.maildir.names import (
     with_subscription,
 )
 from aimport.stores.maildir.source import MaildirSourceSession
+from aimport.stores.maildir.uidlist import Named, Uidlist
 
 logger = logging.getLogger(__name__)
 
@@ -278,6 +279,9 @@ class _Writer:
         self._mode = stat.S_IMODE(os.fstat(folder.fd).st_mode) & 0o666
         self._gid = files.group_in(folder.fd)
         self._host = escape_host(socket.gethostname())
+        self._uidlist = Uidlist(folder, mode=self._mode, group=self._gid, durable=fsync != "never")
+        self._lists = False
+        """A message had a GUID: from then on all get their UIDs from us, or their order would not be kept."""
         self._link = link
         self._device = os.fstat(folder.fd).st_dev
 
@@ -317,20 +321,14 @@ class _Writer:
                     outcomes.append(Appended(key=message.key, dropped=dropped))
             if self._group is not None:
                 self._group.sync()
+            self._lists = self._lists or any(message.guid for message in batch.messages)
             touched: set[int] = set()
-            with files.FILE_TURNS:
-                while written:
-                    index, base, info = written[0]
-                    fd, name = (self.folder.cur, f"{base}:2,{info}") if info else (self.folder.new, base)
-                    try:
-                        os.rename(base, name, src_dir_fd=self.folder.tmp, dst_dir_fd=fd)
-                    except OSError as error:
-                        if error.errno in files.WIDE:
-                            raise
-                        self._remove(base)
-                        outcomes[index] = self._rejected(batch.messages[index], error)
-                    touched.add(fd)
-                    written.popleft()
+            if self._lists and self.folder.control >= 0:
+                with self._uidlist.held():
+                    named = list(self._named(batch, written, outcomes, touched))
+                    self._uidlist.add([Named(base, message.guid, message.uidl) for base, message in named])
+            else:
+                deque(self._named(batch, written, outcomes, touched), maxlen=0)
         except BaseException:
             for _, base, _ in written:
                 self._remove(base)
@@ -338,6 +336,30 @@ class _Writer:
         if self._fsync != "never":
             disk.sync_directories(sorted(touched))
         return outcomes
+
+    def _named(
+        self,
+        batch: Batch,
+        written: deque[tuple[int, str, str]],
+        outcomes: list[Appended | Rejected],
+        touched: set[int],
+    ) -> Iterator[tuple[str, Message]]:
+        """Gives the files their names, in order; those that have theirs are taken from `written`."""
+        with files.FILE_TURNS:
+            while written:
+                index, base, info = written[0]
+                fd, name = (self.folder.cur, f"{base}:2,{info}") if info else (self.folder.new, base)
+                try:
+                    os.rename(base, name, src_dir_fd=self.folder.tmp, dst_dir_fd=fd)
+                except OSError as error:
+                    if error.errno in files.WIDE:
+                        raise
+                    self._remove(base)
+                    outcomes[index] = self._rejected(batch.messages[index], error)
+                else:
+                    yield base, batch.messages[index]
+                touched.add(fd)
+                written.popleft()
 
     def _write(self, start: str, message: Message, fingerprint: Fingerprint) -> str:
         """One file in `tmp`; returns its name. W is the size with CRLF line ends, as of the fingerprint."""

@@ -235,9 +235,7 @@ def scan(folder: Folder, *, warn: bool = False) -> dict[MessageKey, Place]:
     if odd and warn:
         logger.warning("entries skipped path=%r count=%d first=%r", folder.path, len(odd), odd[0])
     for key, places in twins.items():
-        alive = sorted(
-            (place for place in places if _exists(*place)), key=lambda place: (place[0] == folder.new, place)
-        )
+        alive = sorted((place for place in places if exists(*place)), key=lambda place: (place[0] == folder.new, place))
         for index, place in enumerate(alive):
             suffix = "" if index == 0 else "/new" if place[0] == folder.new else f"/{index + 1}"
             found[MessageKey(key + suffix)] = place
@@ -258,7 +256,8 @@ def _entries(fd: int, odd: list[str]) -> Iterator[str]:
                 yield entry.name
 
 
-def _exists(fd: int, name: str) -> bool:
+def exists(fd: int, name: str) -> bool:
+    """Whether there is something of this name, whatever it is."""
     try:
         os.stat(name, dir_fd=fd, follow_symlinks=False)
     except OSError:

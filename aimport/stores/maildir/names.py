@@ -43,13 +43,13 @@ _SHIFTED = re.compile(r"&[A-Za-z0-9+,]*-")
 _ORDER = re.compile(r"(\d*)(?:\.M(\d+))?", re.ASCII)
 _SIZE = re.compile(r",S=(\d+)(?=,|\Z)", re.ASCII)
 _WIRE_SIZE = re.compile(r",W=(\d+)(?=,|\Z)", re.ASCII)
-_UIDLIST_NEXT = re.compile(r"3(?: [A-Z]\S*)*? N(\d{1,10})(?: |\Z)", re.ASCII)
+UIDLIST_HEADER: Final = re.compile(r"3(?: [A-Z]\S*)*? N(\d{1,10})(?: |\Z)", re.ASCII)
 _UIDLIST_GUID = re.compile(r"3(?: [A-Z]\S*)*? G([0-9a-f]{32})(?: |\Z)", re.ASCII)
 _GUID_LINE = re.compile(r"\d{1,10}(?: [A-Z][^ ]*)*? G([^ ]+)(?: [A-Z][^ ]*)* :(.+)", re.ASCII)
 _STEM = re.compile(r"\d+\.M\d+R[^.]*B\d+N\d+(?=\.)", re.ASCII)
 _KEYWORD_LINE = re.compile(r"(\d{1,2}) (.+)", re.ASCII)
 _UIDLIST_V3 = re.compile(r"3( [A-Z]\S*)*")
-_UIDLIST_V3_LINE = re.compile(r"(\d{1,10})(?: [A-Z][^ ]*)* :(.+)", re.ASCII)
+UIDLIST_LINE: Final = re.compile(r"(\d{1,10})(?: [A-Z][^ ]*)* :(.+)", re.ASCII)
 _UIDLIST_V1 = re.compile(r"1 \d+ \d+", re.ASCII)
 _UIDLIST_V1_LINE = re.compile(r"(\d{1,10}) (.+)", re.ASCII)
 _SUBSCRIPTIONS_V2: Final = b"V\t2\n\n"
@@ -345,7 +345,7 @@ def parse_uidlist(data: bytes) -> dict[str, int]:
     """
     header, *lines = data.decode("utf-8", "backslashreplace").split("\n")[:-1] or [""]
     if _UIDLIST_V3.fullmatch(header):
-        pattern = _UIDLIST_V3_LINE
+        pattern = UIDLIST_LINE
     elif _UIDLIST_V1.fullmatch(header):
         pattern = _UIDLIST_V1_LINE
     else:
@@ -363,7 +363,7 @@ def parse_uidlist(data: bytes) -> dict[str, int]:
 
 def next_uid(data: bytes) -> int:
     """The UID that the first message without one will get; 0: the uidlist does not say."""
-    found = _UIDLIST_NEXT.match(data.partition(b"\n")[0].decode("utf-8", "replace"))
+    found = UIDLIST_HEADER.match(data.partition(b"\n")[0].decode("utf-8", "replace"))
     return int(found[1]) if found else 0
 
 

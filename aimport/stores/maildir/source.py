@@ -55,6 +55,7 @@ from aimport.stores.maildir.names import (
     split_name,
     wire_size_in,
 )
+from aimport.stores.maildir.uidlist import kept
 
 logger = logging.getLogger(__name__)
 
@@ -424,6 +425,10 @@ class _Reader:
         try:
             self._keywords = disk.Keywords(self._folder)
             self._courier = disk.courier_keywords(self._folder)
+            uidlist = disk.read_small(self._folder, disk.UIDLIST, disk.MAX_UIDLIST)
+            self._of_dovecot = uidlist is not None
+            """It has given each message a GUID: that of its line, else its base name."""
+            self._kept = kept(uidlist or b"")
             self._places: dict[MessageKey, disk.Place] | None = None
             """Where the files are, once a hint was wrong."""
             self._fresh = False  # scanned in this hop
@@ -509,7 +514,8 @@ class _Reader:
             base, info = split_name(name)
             flags = from_letters(info, letters) | self.keywords_of(base)
             part = "new" if fd == self._folder.new else "cur"
-            return _read_file(key, fd, name, flags, f"{self._folder.path}/{part}")
+            guid, uidl = self._kept.get(base) or (base if self._of_dovecot else "", "")
+            return _read_file(key, fd, name, flags, f"{self._folder.path}/{part}", guid, uidl)
 
         return self._found(key, hint, act)
 
@@ -553,7 +559,9 @@ class _Reader:
             raise MailboxError(f"{self._folder.path}: {error.strerror}") from error
 
 
-def _read_file(key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], path: str) -> Message:
+def _read_file(
+    key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], path: str, guid: str, uidl: str
+) -> Message:
     """A message; one above `STREAM_OCTETS` keeps its file open. `path` is that of its directory."""
     path = f"{path}/{name}"
     body, status, compressed = content.read_file(files.open_file(name, dir_fd), printable(path))
@@ -576,6 +584,8 @@ def _read_file(key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], p
         internal_date=files.date_of(status.st_mtime_ns // 1_000_000_000, name),
         body=body,
         original=original,
+        guid=guid,
+        uidl=uidl,
     )
 
 

@@ -96,6 +96,8 @@ class ReadMessage(msgspec.Struct, array_like=True, tag="message"):
     wire: bool
     dated: Dated
     original: tuple[str, int, int, int, int, int, int] | None
+    guid: str = ""
+    uidl: str = ""
 
 
 class NotRead(msgspec.Struct, array_like=True, tag="unreadable"):
@@ -467,6 +469,8 @@ def read_of(one: Message | Unreadable, descriptors: list[int]) -> ReadMessage | 
         one.wire,
         one.dated,
         None if its is None else (its.path, its.device, its.inode, its.size, its.mtime_ns, its.mode, its.uid),
+        one.guid,
+        one.uidl,
     )
 
 
@@ -490,6 +494,8 @@ def message_of(one: ReadMessage | NotRead, descriptors: Sequence[int]) -> Messag
         wire=one.wire,
         dated=one.dated,
         original=None if one.original is None else Original(*one.original),
+        guid=one.guid,
+        uidl=one.uidl,
     )
 
 
