@@ -17,6 +17,7 @@ from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
+from typing import Final
 
 from anyio import from_thread, to_thread
 
@@ -43,7 +44,7 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import local_form, local_pieces, local_size, pieces_of
-from aimport.stores import Fsync, files
+from aimport.stores import Fsync, content, files
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
     Layout,
@@ -61,6 +62,9 @@ from aimport.stores.maildir.source import MaildirSourceSession
 from aimport.stores.maildir.uidlist import Named, Uidlist
 
 logger = logging.getLogger(__name__)
+
+CLONED_OCTETS: Final = 4096
+"""A smaller one may lie within its inode. 16 KiB take 58 us to clone and sync, 330 to write (btrfs, measured)."""
 
 
 class MaildirDestination:
@@ -283,6 +287,8 @@ class _Writer:
         self._lists = False
         """A message had a GUID: from then on all get their UIDs from us, or their order would not be kept."""
         self._link = link
+        self._clones = link
+        """Until the file system says that it cannot."""
         self._device = os.fstat(folder.fd).st_dev
 
     def close(self) -> None:
@@ -367,7 +373,8 @@ class _Writer:
         base = f"{start}.{self._host},S={size},W={fingerprint.size}"
         seconds = int(message.internal_date.timestamp() // 1)
         if self._link and message.original is not None and not message.wire:
-            if self._linked(message.original, base, size, seconds):
+            original = message.original
+            if self._linked(original, base, size, seconds) or self._cloned(original, base, size, seconds):
                 self.octets += size
                 return base
         kept = disk.write_file(
@@ -415,6 +422,34 @@ class _Writer:
             self._remove(base)
         return same
 
+    def _cloned(self, original: Original, base: str, size: int, seconds: int) -> bool:
+        """Lets a new file share the octets of the source's, where it may not be that file; False: it does not.
+
+        As for a link, only the file counts whose octets were read, and only as it was then.
+        """
+        if not self._clones or original.device != self._device or not CLONED_OCTETS <= size == original.size:
+            return False
+        try:
+            fd = os.open(original.path, files.FILE)
+        except OSError:
+            return False
+        try:
+            if not _is(fd, original):
+                return False
+            rights = {"mode": self._mode, "group": self._gid}
+            durable = self._fsync == "each"
+            disk.write_file(self.folder.tmp, base, fd, **rights, mtime_ns=seconds * 1_000_000_000, durable=durable)
+            if _is(fd, original):
+                return True
+            self._remove(base)
+        except OSError as error:
+            if error.errno not in disk.CANNOT_CLONE:
+                raise
+            self._clones = False
+        finally:
+            os.close(fd)
+        return False
+
     def _remove(self, base: str) -> None:
         with suppress(OSError):
             os.unlink(base, dir_fd=self.folder.tmp)
@@ -450,6 +485,14 @@ class _Writer:
                 rights = {"mode": self._mode, "group": self._gid}
                 disk.replace_file(self.folder.control, disk.KEYWORDS, data, **rights, durable=durable)
         return known
+
+
+def _is(fd: int, original: Original) -> bool:
+    """Whether an open file is the one that was read, as it was then."""
+    seen = content.signature(fd)
+    return seen == (original.device, original.inode, original.size, original.mtime_ns) and stat.S_ISREG(
+        os.fstat(fd).st_mode
+    )
 
 
 def as_stored(body: Body, *, wire: bool) -> tuple[int, Iterable[bytes]]:
