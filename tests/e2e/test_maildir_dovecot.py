@@ -20,8 +20,9 @@ from aimport.octets import whole, wire_form
 from aimport.stores.maildir import MaildirDestination, MaildirSource
 from aimport.stores.maildir.names import Layout
 from aimport.variables import Variables
+from tests import servers
 from tests.contract.stores import Held, ImapAccount, batch, held, message
-from tests.fix_dovecot import Dovecot
+from tests.fix_dovecot import Dovecot, run_dovecot
 from tests.mail import append_batch, tree
 
 PATHS: Final = (("INBOX",), ("Entwürfe",), ("Archive", "2023"), ("Проекты", "日本"), ("a&b c",), ("INBOX", "x"))
@@ -211,3 +212,27 @@ async def test_how_we_sync_does_not_change_what_is_read(dovecot: Dovecot, unique
     dovecot.own(dovecot.home(unique_user))
     seen = ImapAccount(dovecot, unique_user)
     assert Counter(seen.look(("INBOX",))) == Counter(held(each) for each in sent)
+
+
+@pytest.mark.dovecot
+async def test_names_that_listescape_has_escaped_are_read_and_written(unique_user: str) -> None:
+    """Separators, tildes and backslashes in names, which Maildir++ cannot hold as they are."""
+    wanted = [("a.b", "c"), ("~x",), ("it\\s",), ("Entwürfe v1.2",)]
+    try:
+        with run_dovecot(plugins="listescape") as server:
+            for path in wanted:
+                server.doveadm("mailbox", "create", "/".join(path), user=unique_user)
+            endpoint = replace(maildir(server, unique_user), options=(("ESCAPECHAR", "\\"),))
+            async with MaildirSource(endpoint).open() as session:
+                found = [each.path for each in await session.list_mailboxes()]
+            assert sorted(found) == sorted([("INBOX",), *wanted])
+            other = f"{unique_user}-2"
+            endpoint = replace(maildir(server, other), options=(("ESCAPECHAR", "\\"),))
+            await write(MaildirDestination(endpoint), tuple(wanted), [message(1)])
+            server.own(server.home(other))
+            listed = server.doveadm("mailbox", "list", user=other).splitlines()
+            assert sorted({*listed} - {"INBOX", "a.b"}) == sorted("/".join(path) for path in wanted)
+            for path in wanted:
+                assert "messages=1" in server.doveadm("mailbox", "status", "messages", "/".join(path), user=other)
+    except servers.CannotGet as reason:
+        pytest.skip(str(reason))

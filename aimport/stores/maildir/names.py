@@ -34,6 +34,7 @@ _VALUES: Final = {
     "DIRNAME": "dirname",
     "FULLDIRNAME": "dirname",
     "BROKENCHAR": "brokenchar",
+    "ESCAPECHAR": "escapechar",
 }
 _NAMES: Final = ("SUBSCRIPTIONS", "DIRNAME", "FULLDIRNAME")
 _STORE_FILES = re.compile(
@@ -74,6 +75,8 @@ class Layout:
     mailboxdir: str = ""
     """All folders lie below it, those of `control` too."""
     brokenchar: str = ""
+    escapechar: str = ""
+    """What a level cannot hold stands in it as this and two hex digits (Dovecot's plug-in listescape)."""
     utf8: bool = False
 
     @classmethod
@@ -129,7 +132,7 @@ class Layout:
         levels = split(name, self.separator)
         decoded = tuple(level if self.utf8 else decode_utf7(level) for level in levels)
         path = tuple(
-            self._unbroken(level) if unicode is None else unicode
+            self._unescaped(self._unbroken(level) if unicode is None else unicode)
             for level, unicode in zip(levels, decoded, strict=True)
         )
         mailbox = Mailbox(path=path, separator=self.separator)
@@ -159,13 +162,13 @@ class Layout:
         for level in mailbox.path:
             if not level:
                 wrong = "has an empty level"
-            elif "/" in level or self.separator in level:
+            elif not self.escapechar and ("/" in level or self.separator in level):
                 wrong = "has / inside a level" if self.separator == "/" else "has / or . inside a level"
             elif any(char < " " for char in level):
                 wrong = "has a control character"
             elif self.kind == "fs" and (level in CONTENTS or level in (".", "..", self.dirname)):
                 wrong = f"has a level {level}, which is a directory of the store"
-        if mailbox.path[:1] == () or mailbox.path[0].startswith("~"):
+        if mailbox.path[:1] == () or (mailbox.path[0].startswith("~") and not self.escapechar):
             wrong = "is empty or starts with ~"
         elif self.kind != "maildir++" and (
             _STORE_FILES.fullmatch(mailbox.path[0])
@@ -214,11 +217,24 @@ class Layout:
         if mailbox.path == (INBOX,):
             return self._inbox()
         name = self.separator.join(map(self.level, mailbox.path))
+        if self.escapechar and name.startswith("~"):
+            name = f"{self._escape(name[0])}{name[1:]}"
         return f".{name}" if self.kind == "maildir++" else name
 
     def level(self, level: str) -> str:
         """One level of a name as it stands on disk."""
+        if self.escapechar:
+            odd = {"/", self.separator, self.escapechar}
+            level = "".join(self._escape(char) if char in odd else char for char in level)
         return level if self.utf8 else encode_utf7(level)
+
+    def _escape(self, char: str) -> str:
+        return f"{self.escapechar}{ord(char):02x}"
+
+    def _unescaped(self, level: str) -> str:
+        if not self.escapechar:
+            return level
+        return re.sub(rf"{re.escape(self.escapechar)}([2-7][0-9a-f])", lambda match: chr(int(match[1], 16)), level)
 
     def _unbroken(self, level: str) -> str:
         """A level that is no modified UTF-7: as it is, or with what does not decode as BROKENCHAR and hex digits."""
