@@ -30,7 +30,7 @@ def test_options_that_say_where_mail_lies_are_understood() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [("LAYOUT", "index"), ("LAYOUT", "none"), ("DIRNAME", "x"), ("FULLDIRNAME", "x"), ("NOPE", "1")]
+    [("LAYOUT", "none"), ("DIRNAME", "x"), ("FULLDIRNAME", "x"), ("NOPE", "1")]
     + [("SUBSCRIPTIONS", each) for each in ("a/b", "..", ".")],
 )
 def test_options_that_are_not_understood_are_named(option: tuple[str, str]) -> None:

@@ -21,7 +21,7 @@ from typing import Final
 
 from anyio import from_thread, to_thread
 
-from aimport.errors import AimportError, MailboxNotFound, MessageUnreadable, SourceMissing
+from aimport.errors import AimportError, ConfigurationError, MailboxNotFound, MessageUnreadable, SourceMissing
 from aimport.flags import MAX_LETTERS, SYSTEM_FLAGS, is_keyword, to_letters
 from aimport.interfaces import Settled, SourceSession
 from aimport.model import (
@@ -75,6 +75,9 @@ class MaildirDestination:
 
     def __init__(self, endpoint: Endpoint, fsync: Fsync = "batch", *, link: bool = False) -> None:
         self._layout = Layout.of(endpoint)
+        if self._layout.kind == "index":
+            hint = "import through its server, with imaps: or tunnel:"
+            raise ConfigurationError("maildir location: LAYOUT=index can only be read", hint=hint)
         self._fsync: Fsync = fsync
         self._link = link
 

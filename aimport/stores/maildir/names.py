@@ -17,8 +17,9 @@ from aimport.errors import ConfigurationError, MailboxNameInvalid
 from aimport.model import Endpoint, Mailbox, MessageKey
 from aimport.names import INBOX, decode_utf7, encode_utf7, printable, split
 
-Kind = Literal["maildir++", "fs", "imapdir"]
-"""Layout of folders: `P/.a.b`, `P/a/b`, `P/a.b`. The INBOX of the last is `P/INBOX`, as any folder (Dovecot, seen)."""
+Kind = Literal["maildir++", "fs", "imapdir", "index"]
+"""Layout of folders: `P/.a.b`, `P/a/b`, `P/a.b`, `P/GUID` with the names in an index. The INBOX of the last two is a
+folder as any other, `P/INBOX` in the third (Dovecot, seen)."""
 
 CONTENTS: Final = frozenset({"cur", "new", "tmp"})
 # Where Dovecot keeps indexes and its own locks, and what it checks, changes nothing for us.
@@ -40,6 +41,7 @@ _NAMES: Final = ("SUBSCRIPTIONS", "DIRNAME", "FULLDIRNAME")
 _STORE_FILES = re.compile(
     r"dovecot[.-].*|maildirfolder|maildirsize|courierimap.*|\.\.DOVECOT-.*", re.IGNORECASE | re.DOTALL
 )
+_GUID = re.compile(r"[0-9a-f]{32}")
 _SHIFTED = re.compile(r"&[A-Za-z0-9+,]*-")
 _ORDER = re.compile(r"(\d*)(?:\.M(\d+))?", re.ASCII)
 _SIZE = re.compile(r",S=(\d+)(?=,|\Z)", re.ASCII)
@@ -74,6 +76,9 @@ class Layout:
     full: bool = False
     mailboxdir: str = ""
     """All folders lie below it, those of `control` too."""
+    list_root: str = ""
+    list_index: str = "dovecot.list.index"
+    """Where LAYOUT=index has the names of folders."""
     brokenchar: str = ""
     escapechar: str = ""
     """What a level cannot hold stands in it as this and two hex digits (Dovecot's plug-in listescape)."""
@@ -104,7 +109,7 @@ class Layout:
                 utf8 = True
             elif key not in _IGNORED:
                 raise ConfigurationError(f"maildir location: unknown setting {key}")
-        if kind != "fs":
+        if kind not in ("fs", "index"):
             if "dirname" in found:
                 raise ConfigurationError(
                     "maildir location: DIRNAME and FULLDIRNAME are for LAYOUT=fs", hint="add LAYOUT=fs"
@@ -113,15 +118,22 @@ class Layout:
         mailboxdir = found.get("mailboxdir", "").strip("/")
         if mailboxdir and not all(map(_is_name, mailboxdir.split("/"))):
             raise ConfigurationError(f"maildir location: MAILBOXDIR={mailboxdir} leads out of the location")
-        if mailboxdir and "dirname" not in found and "inbox" not in found:
+        if mailboxdir and kind == "fs" and "dirname" not in found and "inbox" not in found:
             hint = "add DIRNAME= or INBOX="  # "Mailbox doesn't exist: INBOX" (Dovecot 2.3.19, seen)
             raise ConfigurationError("maildir location: MAILBOXDIR alone leaves no place for the INBOX", hint=hint)
         found.update({"mailboxdir": mailboxdir} if mailboxdir else {})
+        if kind == "index":
+            found.pop("dirname", "")  # of no use here (Dovecot, seen)
+            options = dict(endpoint.options)
+            index = options.get("INDEX", "")
+            list_root, slash, name = options.get("LISTINDEX", "").rpartition("/")
+            found["list_root"] = (list_root or "/") if slash else endpoint.path if index in ("", "MEMORY") else index
+            found.update({"list_index": name} if name else {})
         return cls(root=endpoint.path, kind=kind, full=full, utf8=utf8, **found)
 
     @property
     def separator(self) -> str:
-        return "/" if self.kind == "fs" else "."
+        return "/" if self.kind in ("fs", "index") else "."
 
     def mailbox(self, directory: str) -> Mailbox:
         """The mailbox of a directory that was seen on disk."""
@@ -140,6 +152,13 @@ class Layout:
         same = shown == directory and None not in decoded and self._derived(mailbox) == directory
         return mailbox if same else Mailbox(path=path, separator=self.separator, native=shown)
 
+    def named(self, levels: tuple[bytes, ...], guid: str) -> Mailbox:
+        """The mailbox of a directory that is named by its GUID; `levels` as the index has them."""
+        texts = tuple(printable(level.decode("utf-8", "surrogateescape")) for level in levels)
+        path = tuple(text if self.utf8 or (name := decode_utf7(text)) is None else name for text in texts)
+        path = (INBOX, *path[1:]) if path[0].isascii() and path[0].upper() == INBOX else path
+        return Mailbox(path=path, separator=self.separator, native=guid)
+
     def directory(self, mailbox: Mailbox) -> str:
         """The directory of a source mailbox."""
         return mailbox.native or self._derived(mailbox)
@@ -150,6 +169,8 @@ class Layout:
             return False
         if self.kind == "fs":
             return not all(map(_is_name, directory.split("/")))
+        if self.kind == "index":
+            return not is_guid(directory)
         return not _is_name(directory) or (self.kind == "maildir++" and directory[0] != ".")
 
     def new_directory(self, mailbox: Mailbox) -> str:
@@ -191,7 +212,7 @@ class Layout:
         """The directories to go through from the root to the messages; none: they lie in the root, or in `inbox`."""
         if not directory:
             return ()
-        if self.kind != "fs":
+        if self.kind not in ("fs", "index"):
             return (directory,)
         above = tuple(self.mailboxdir.split("/")) if self.mailboxdir else ()
         return (*above, *directory.split("/"), *((self.dirname,) if self.dirname else ()))
@@ -268,7 +289,15 @@ def _kind(layout: str) -> Kind:
             return "fs"
         case "imapdir":
             return "imapdir"
-    raise ConfigurationError(f"maildir location: LAYOUT={layout} is not yet supported", hint="Maildir++, fs or imapdir")
+        case "index":
+            return "index"
+    hint = "there are Maildir++, fs, imapdir and index"
+    raise ConfigurationError(f"maildir location: LAYOUT={layout} is not supported", hint=hint)
+
+
+def is_guid(name: str) -> bool:
+    """Whether a directory may be that of a folder of LAYOUT=index."""
+    return _GUID.fullmatch(name) is not None
 
 
 def _is_name(name: str) -> bool:

@@ -15,14 +15,14 @@ import os
 import stat
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from anyio import from_thread, to_thread
 
-from aimport.errors import MailboxError
+from aimport.errors import MailboxError, SourceMissing
 from aimport.flags import from_letters
 from aimport.model import (
     PIECE_OCTETS,
@@ -42,10 +42,14 @@ from aimport.query.facts import ONE_BY_ONE, STAGES, Fact, Facts
 from aimport.query.terms import ALL, Term
 from aimport.selecting import pick
 from aimport.stores import content, files, inflate
+from aimport.stores.dbox.disk import load_table
+from aimport.stores.dbox.index import Damaged
+from aimport.stores.dbox.lists import nodes
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
     CONTENTS,
     Layout,
+    is_guid,
     mailbox_guid,
     message_guids,
     next_uid,
@@ -137,6 +141,8 @@ class MaildirSourceSession:
 def _list(layout: Layout) -> list[Mailbox]:
     root = disk.open_root(layout)
     try:
+        if layout.kind == "index":
+            return _in_order(_indexed(layout, root))
         inbox = layout.mailbox("")
         directories = [""] if inbox.path == (INBOX,) and _holds_messages(layout.inbox or ".", root) else []
         if layout.kind == "fs":
@@ -147,8 +153,42 @@ def _list(layout: Layout) -> list[Mailbox]:
         raise files.translated(error, layout.root, wide=True) from error
     finally:
         os.close(root)
-    mailboxes = [layout.mailbox(directory) for directory in directories]
+    return _in_order(layout.mailbox(directory) for directory in directories)
+
+
+def _in_order(mailboxes: Iterable[Mailbox]) -> list[Mailbox]:
     return sorted(mailboxes, key=lambda mailbox: (mailbox.path != (INBOX,), mailbox.path, mailbox.native))
+
+
+def _indexed(layout: Layout, root: int) -> Iterator[Mailbox]:
+    """Folders of LAYOUT=index that hold messages. One that the index does not name goes by its GUID, and is told.
+
+    Raises:
+        SourceMissing: there are no names.
+        OSError
+    """
+    path = f"{layout.list_root}/{layout.list_index}"
+    fd = os.open(layout.list_root, files.DIRECTORY)
+    try:
+        table = load_table(fd, layout.list_index)
+        if table is None or table.damage:
+            raise Damaged("; ".join(table.damage) if table else "it is missing")
+        names = {node.guid: node.levels for node in nodes(table)}
+    except Damaged as error:
+        raise SourceMissing(f"{path}: {error}; it alone has the names of the folders") from error
+    finally:
+        os.close(fd)
+    above = files.below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
+    if above < 0:
+        return
+    try:
+        for guid in _names(above):
+            if is_guid(guid) and _holds_messages(guid, above):
+                if guid not in names:
+                    logger.warning("folder without a name path=%r guid=%s", path, guid)
+                yield layout.named(names.get(guid, (guid.encode(),)), guid)
+    finally:
+        os.close(above)
 
 
 def _flat(layout: Layout, root: int) -> Iterator[str]:
