@@ -51,6 +51,7 @@ bench: servers
 	@$(BIN)/python -m bench.journal_cost
 	@$(BIN)/python -m bench.selecting
 	@$(BIN)/python -m bench.dbox
+	@$(BIN)/python -m bench.stages_cost
 
 bench-quick: servers
 	@$(BIN)/python -m bench --quick
@@ -58,6 +59,7 @@ bench-quick: servers
 	@$(BIN)/python -m bench.journal_cost --rounds 1 --messages 250
 	@$(BIN)/python -m bench.selecting --quick
 	@$(BIN)/python -m bench.dbox --quick
+	@$(BIN)/python -m bench.stages_cost --rounds 1
 
 clean:
 	@rm -rf .venv .venv-bootstrap .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

@@ -21,6 +21,7 @@ from aimport.journal import Journal, LaneLog, UserLog
 from aimport.limits import ByteBudget, HostLimits, Limits
 from aimport.model import Endpoint, Mailbox, MessageKey, Order, Selection, UserJob
 from aimport.query.query import Query
+from aimport.stages import Stages
 from aimport.tally import Counters
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Run:
     repair: bool = False
     """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
     counters: Counters = field(default_factory=Counters)
+    stages: Stages = field(default_factory=Stages)
     stopping: bool = False
     """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
     gave_up: bool = False
@@ -165,6 +167,8 @@ class Account:
         self.cut_short = False
         """The run was stopped before all its mailboxes were looked at: there may be more than is known."""
         self.announced = False
+        self.source_host = self.destination_host = ""
+        """As the stores name them; "" for local ones."""
         self.dates: Counter[str] = Counter()
         """Messages stored with an INTERNALDATE that is a guess, by what it was taken from."""
 
