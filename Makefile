@@ -52,6 +52,7 @@ bench: servers
 	@$(BIN)/python -m bench.selecting
 	@$(BIN)/python -m bench.dbox
 	@$(BIN)/python -m bench.stages_cost
+	@$(BIN)/python -m bench.users_scale
 
 bench-quick: servers
 	@$(BIN)/python -m bench --quick
@@ -60,6 +61,7 @@ bench-quick: servers
 	@$(BIN)/python -m bench.selecting --quick
 	@$(BIN)/python -m bench.dbox --quick
 	@$(BIN)/python -m bench.stages_cost --rounds 1
+	@$(BIN)/python -m bench.users_scale --quick
 
 clean:
 	@rm -rf .venv .venv-bootstrap .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

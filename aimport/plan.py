@@ -22,6 +22,7 @@ import msgspec
 
 from aimport.config import DEFAULTS, Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
+from aimport.keyset import Digests
 from aimport.location import parse_location, split_location, system_home, with_attachments
 from aimport.model import Endpoint, Order, UserJob
 from aimport.query.dates import Clock
@@ -224,17 +225,15 @@ def jobs(plan: Plan) -> Iterator[UserJob]:
     """
     import hashlib
 
-    taken: set[bytes] = set()
+    taken = Digests()
     for row in plan.selection.rows():
         try:
             job = _make_job(plan, row)
             place = f"{job.destination.identity}\0{job.parent}".encode("utf-8", "surrogateescape")
-            digest = hashlib.blake2b(place, digest_size=16).digest()
-            if digest in taken:
+            if not taken.add(int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "little")):
                 raise UserError(
                     f"user {row.user!r}: {job.destination.identity} is also the destination of another user"
                 )
-            taken.add(digest)
         except AimportError as exc:
             nowhere = Endpoint(scheme="")
             job = UserJob(user=row.user, source=nowhere, destination=nowhere, error=str(exc), status=exc.status)
