@@ -19,6 +19,8 @@ from aimport.errors import AimportError, ConnectionLost, Unavailable
 from aimport.interfaces import Destination, Source
 from aimport.journal import Journal, LaneLog, UserLog
 from aimport.limits import ByteBudget, HostLimits, Limits
+from aimport.mapping import Naming
+from aimport.merging import Merge
 from aimport.model import Endpoint, Mailbox, MessageKey, Order, Selection, UserJob
 from aimport.query.query import Query
 from aimport.stages import Stages
@@ -51,10 +53,14 @@ class Run:
     subscribe: bool = False
     skip_existing: bool = False
     """`--skip-existing`: what the destination has is not sent."""
+    merge: Merge | None = None
+    """`--merge`: how the mail relates to what the destination has."""
+    naming: Naming = field(default_factory=Naming)
+    """`--exclude`, `--map`, `--special-use`."""
     repair: bool = False
     """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
     counters: Counters = field(default_factory=Counters)
-    stages: Stages = field(default_factory=Stages)
+    stages: Stages = field(init=False, default_factory=Stages)
     stopping: bool = False
     """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
     gave_up: bool = False
@@ -177,6 +183,11 @@ class Account:
         error.__traceback__ = error.__context__ = error.__cause__ = None
         self.failures.append((mailbox, error))
         logger.warning("mailbox failed user=%s mailbox=%s error=%s", self.job.user, mailbox, error)
+
+    def damaged(self, mailbox: str, text: str, *, key: str = "") -> None:
+        """Records a damage of the source that mail is taken from all the same, and tells it once."""
+        if self.run.journal.damaged(self.job.user, mailbox, key, text):
+            logger.warning("source damaged user=%s mailbox=%s reason=%s", self.job.user, mailbox, text)
 
     def progress(self) -> int:
         """Grows with every message that comes to its end."""

@@ -263,15 +263,16 @@ class Checker:
             return (), {}
         if writer is not None:
             try:
-                targets, missing = await map_mailboxes(job, self._run, reader, writer)
+                mapped = await map_mailboxes(job, self._run, reader, writer)
             except NameClash as error:  # what there is can still be counted
                 checked.problems.append(error)
             else:
-                checked.problems += map(_missing, missing)
-                return list(targets), targets
+                checked.problems += map(_missing, mapped.missing)
+                return list(mapped.targets), mapped.targets
         listed = await reader.list_mailboxes()
         checked.problems += map(_missing, self._run.query.missing(listed))
-        return [mailbox for mailbox in listed if self._run.query.selects(mailbox)], {}
+        run = self._run
+        return [box for box in listed if run.query.selects(box) and not run.naming.excludes(box)], {}
 
     async def _count(self, checked: Checked, reader: SourceSession, mailboxes: Sequence[Mailbox]) -> None:
         """Messages and octets; by what the server says of whole mailboxes where all of one is selected."""

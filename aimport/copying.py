@@ -32,6 +32,7 @@ from aimport.model import (
     STREAM_OCTETS,
     Appended,
     Batch,
+    ConnectionLimits,
     Fingerprint,
     Message,
     NotStored,
@@ -177,6 +178,9 @@ class Copy:
     ) -> bool:
         """False: nobody takes messages any more."""
         messages = [item for item in items if isinstance(item, Message)]
+        for message in messages:
+            if message.note:
+                self.account.damaged(self.work.source.name, message.note, key=message.key)
         if len(messages) < len(items):
             await self.unreadable([item for item in items if isinstance(item, Unreadable)])
         if self.ended:
@@ -254,7 +258,7 @@ class Outlet:
         self._work = copy.work
         self._lane = copy.lane
         self._run = copy.account.run
-        limits = self._run.limits
+        limits = _within(self._run.limits, writer.limits)
         if share > 1:  # of several outlets none should wait for what another has taken
             limits = replace(limits, batch_messages=max(limits.batch_messages // share, 1))
         self._limits = limits
@@ -520,6 +524,15 @@ class Outlet:
     async def _record(self, sent: Sent, outcomes: Sequence[Outcome]) -> None:
         with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
             await self._lane.commit(sent.batch, outcomes)
+
+
+def _within(limits: Limits, known: ConnectionLimits) -> Limits:
+    """`limits` with batches that the destination takes."""
+    return replace(
+        limits,
+        batch_messages=min(limits.batch_messages, known.batch_messages or limits.batch_messages),
+        batch_octets=min(limits.batch_octets, known.batch_octets or limits.batch_octets),
+    )
 
 
 def _octets_of(messages: Sequence[Message]) -> int:

@@ -7,6 +7,7 @@
     ├── JournalError                the run cannot remember what it does; run
     │   └── JournalDamaged          a record in the middle does not match its checksum
     ├── DestinationFull             no space or read-only below the destination; run
+    ├── ClusterLost                 scheduler or workers do not come back; run
     ├── MessageRefused              the destination refused this message; message
     ├── MessageUnreadable           its octets cannot be read, or not be kept on their way; message
     ├── MailboxError                one mailbox cannot be read or written; mailbox
@@ -19,7 +20,9 @@
     │   ├── AccessRefused           file permissions
     │   ├── LoginRefused        77  wrong credentials; never tried twice
     │   ├── OverQuota           73
-    │   └── NameClash               two source mailboxes, one destination name
+    │   ├── NameClash               two source mailboxes, one destination name
+    │   ├── DestinationNotEmpty     it has mail, and `--merge require-empty` was given
+    │   └── UidsWouldRepeat         new mail would get UIDs that clients saw on other mail
     └── ConnectionLost              outcome of what was under way is unknown; try again
         ├── DeadlinePassed          the server did not answer in time
         ├── ProtocolError           the server broke the protocol, or we did (BAD)
@@ -136,6 +139,13 @@ class DestinationFull(AimportError):
     retry = Retry.LATER
 
 
+class ClusterLost(AimportError):
+    """The processes that import are out of reach for good; what they did is in their shards of the journal."""
+
+    scope = Scope.RUN
+    retry = Retry.LATER
+
+
 class MessageRefused(AimportError):
     """One message was refused; its neighbours are not affected."""
 
@@ -223,6 +233,14 @@ class OverQuota(UserError):
 
 class NameClash(UserError):
     """Two source mailboxes map to one destination name; they are never merged silently."""
+
+
+class DestinationNotEmpty(UserError):
+    """The destination has mail, and `--merge require-empty` was given."""
+
+
+class UidsWouldRepeat(UserError):
+    """`--merge new-over-old`: UIDNEXT of the destination is below what clients saw."""
 
 
 class ConnectionLost(AimportError):

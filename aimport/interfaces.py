@@ -134,6 +134,15 @@ class DestinationSession(Protocol):
         """Names that differ in case, or in the form of a letter with an accent, are one mailbox."""
         ...
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        """Every mailbox of the account that can hold messages.
+
+        Raises:
+            SourceMissing: there is no such account yet.
+            UserError, ConnectionLost
+        """
+        ...
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         """Make `mailbox` exist. Already existing is success (ALREADYEXISTS, RFC 9051 §7.1).
 
@@ -171,8 +180,11 @@ class DestinationSession(Protocol):
         """
         ...
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
-        """What is there at or above `since` (all of it when UIDVALIDITY is another); None: there is no such mailbox."""
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
+        """What is there at or above `since` (all of it when UIDVALIDITY is another); None: there is no such mailbox.
+
+        Without `sizes` nobody looks at sizes and dates, which may be missing then.
+        """
         ...
 
     def reading(self, mailbox: Mailbox) -> AbstractAsyncContextManager[tuple[SourceSession, Mailbox]]:

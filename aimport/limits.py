@@ -40,6 +40,10 @@ class Limits:
     """How long after a lost session its server may still store what it had received (reconcile)."""
     grace_s: float = 10.0
     """How long batches in flight may take after the first SIGINT or SIGTERM."""
+    limit_rate: int = 0
+    """Octets a second to one host, and from it; 0: no limit."""
+    messages_per_second: float = 0.0
+    """Messages appended to one host, and fetched from it; 0: no limit."""
     max_errors: int = 0
     """Take no new users once so many have failed; 0: no limit."""
 

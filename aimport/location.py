@@ -46,7 +46,7 @@ KEYS: Final = PATH_KEYS | {
     "NO-NOSELECT",
     "NO-FS-VALIDATION",
 }
-OWN_KEYS: Final = {"DIALECT": ("mbox",), "ROOT": ("zip", "tar")}
+OWN_KEYS: Final = {"DIALECT": ("mbox",), "SUFFIX": ("mbox",), "ROOT": ("zip", "tar")}
 """Keys that Dovecot does not have, with their schemes."""
 SETTING_KEYS: Final = {
     "mail_inbox_path": "INBOX",

@@ -11,7 +11,7 @@ message has the same fingerprint in every store. A body of more than `STREAM_OCT
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, NewType, Protocol
@@ -28,6 +28,9 @@ Security = Literal["tls", "starttls", "none"]
 
 Dated = Literal["", "name", "received", "date", "mtime"]
 """What an INTERNALDATE was taken from where the source keeps none (`aimport.dates`); "": it is the source's own."""
+SPECIAL_USES: Final = ("\\Sent", "\\Trash", "\\Junk", "\\Drafts", "\\Archive", "\\All", "\\Flagged")
+"""Attributes that say what a mailbox is for (RFC 6154 §2)."""
+
 Order = Literal["stored", "newest", "oldest"]
 """Of the messages of a mailbox: as the store has them, or by when they were received."""
 
@@ -42,8 +45,18 @@ PIECE_OCTETS: Final = 256 * 1024
 class Secret:
     """A password or token: how to get it, never shown. `kind` "literal" holds the secret itself."""
 
-    kind: Literal["literal", "env", "file", "cmd"]
+    kind: Literal["literal", "env", "file", "cmd", "held"]
     text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rights:
+    """With whose rights local files are opened and made (`mail_uid`, `mail_gid`)."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    """All groups, `gid` among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +93,8 @@ class Endpoint:
     """COMPRESS=DEFLATE (RFC 4978); "auto": when the link proves slow."""
     command: tuple[str, ...] = field(default=(), repr=False)
     """Words of a `tunnel:`; those after the first may be secrets."""
+    rights: Rights | None = None
+    """Of local files; None: those of this process."""
 
     @property
     def remote(self) -> bool:
@@ -118,12 +133,14 @@ class Mailbox:
 
     `path` holds the levels in Unicode; the first is exactly "INBOX" for the INBOX in any case.
     `native` is the name as its store writes it where `path` alone cannot tell (names that are
-    not valid modified UTF-7); empty: the store derives it from `path`.
+    not valid modified UTF-7); empty: the store derives it from `path`. `uses`: of `SPECIAL_USES`, what its store says
+    that it is for, or, of one that is to be made, what it is to be.
     """
 
     path: tuple[str, ...]
     separator: str = "/"
     native: str = ""
+    uses: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def name(self) -> str:
@@ -133,11 +150,14 @@ class Mailbox:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections a server is known to take at a time; 0: not known."""
+    """What a server is known to take, or may be asked for: connections at a time, batches. 0: not known."""
 
     per_user: int = 0
     per_address: int = 0
     """From one address, for all users."""
+    batch_messages: int = 0
+    batch_octets: int = 0
+    """Largest batch that is handed over; 0: ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +167,7 @@ class Selection:
     `sizes` are octets as the store counts them, a hint for plans, windows and the byte budget;
     the octets read decide. Both have the same length. `unlisted`: so many more the store says
     it has, and does not name. `notes`: what is wrong with the mailbox though it can be read, a line each.
+    `position`: UIDVALIDITY and UIDNEXT that clients of the source saw; None: it does not say.
     """
 
     mailbox: Mailbox
@@ -154,6 +175,7 @@ class Selection:
     sizes: Sequence[int]
     unlisted: int = 0
     notes: tuple[str, ...] = ()
+    position: Position | None = None
 
 
 class LargeBody(Protocol):
@@ -214,6 +236,12 @@ class Message:
     dated: Dated = ""
     original: Original | None = field(default=None, repr=False, compare=False)
     """The file that holds `body`, where a local destination may link it."""
+    guid: str = field(default="", compare=False)
+    """By what the source knows the message wherever it is copied; "": it does not say. Any text (dbox: mostly hex)."""
+    uidl: str = field(default="", compare=False)
+    """What POP3 clients know it by (RFC 1939 §7), where the source keeps that with the message."""
+    note: str = field(default="", compare=False)
+    """What of a damaged source is lost of it though its octets are whole (`--salvage`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,13 +402,23 @@ class Stored:
     """As `Alike.digest`, where a wanted message may have been altered."""
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """`Survey.at` of a store that knows its messages by their names."""
+
+    found: Mapping[str, int]
+
+    def __call__(self, place: str) -> int | None:
+        return self.found.get(place)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """What a mailbox holds at or above a position, in the store's order; no octets were read.
 
     `keys`, `sizes` (octets of the wire form, as the store says) and `dates` (seconds since 1970) stand beside each
-    other; keys are those that a source gives which reads the same account. `at` finds the index of a place
-    (`DestinationSession.place`), None when nothing is there.
+    other; the latter two may be empty where nobody asked for them. Keys are those that a source gives which reads the
+    same account. `at` finds the index of a place (`DestinationSession.place`), None when nothing is there.
     """
 
     uidvalidity: int

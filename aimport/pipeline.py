@@ -32,6 +32,7 @@ from aimport.errors import (
     AccessRefused,
     AimportError,
     ConnectionLost,
+    DestinationNotEmpty,
     JournalError,
     LoginRefused,
     MailboxChanged,
@@ -49,7 +50,9 @@ from aimport.existing import existing, skip_existing
 from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
 from aimport.journal import LaneLog
 from aimport.limits import LOGINS_REFUSED
+from aimport.merging import Mails, Outlook, demand_empty, mailboxes_at, outlook, uids_repeat, uids_to_come
 from aimport.model import (
+    Appended,
     Mailbox,
     MessageKey,
     Order,
@@ -60,9 +63,10 @@ from aimport.model import (
     UserJob,
     Wanted,
 )
-from aimport.names import INBOX, map_names
+from aimport.names import INBOX
 from aimport.query.query import Query
 from aimport.results import UserResult
+from aimport.secret import hush
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +114,8 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     except Exception as error:  # a bug ends its user only; cancellation is no Exception
         bug = innermost(error)
         logger.error("user ended by a bug user=%s error=%s", job.user, type(bug).__name__)
+        ends = (job.source.secret, job.destination.secret)
+        hush(error, [secret.text for secret in ends if secret is not None and secret.kind == "literal"])
         logger.debug("trace user=%s", job.user, exc_info=error)
     result = _result(job, account, failure, bug, run, seams.monotonic() - began)
     if _has_more(result, account, run):
@@ -254,18 +260,39 @@ async def opened(store: Store[S], run: Run, *, first: bool = True) -> AsyncGener
         yield session
 
 
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Selected source mailboxes with their destinations."""
+
+    targets: Mapping[Mailbox, Mailbox]
+    missing: tuple[str, ...]
+    """Names in the query that do not exist."""
+    excluded: tuple[str, ...]
+    """Mailboxes that the query selects and `--exclude` takes away."""
+
+
 async def map_mailboxes(
-    job: UserJob, run: Run, reader: SourceSession, writer: DestinationSession
-) -> tuple[Mapping[Mailbox, Mailbox], tuple[str, ...]]:
-    """Selected source mailboxes with their destinations, and names in the query that do not exist.
+    job: UserJob, run: Run, reader: SourceSession, writer: DestinationSession, lanes: Iterable[tuple[str, str]] = ()
+) -> Mapped:
+    """`lanes`: source and destination names that this run has used.
 
     Raises:
         NameClash: before anything is written.
     """
     listed = await reader.list_mailboxes()
-    mailboxes = [mailbox for mailbox in listed if run.query.selects(mailbox)]
-    mapped = map_names(mailboxes, job.parent, writer.separator, folds_case=writer.folds_case)
-    return mapped, run.query.missing(listed)
+    selected = [mailbox for mailbox in listed if run.query.selects(mailbox)]
+    mailboxes = [mailbox for mailbox in selected if not run.naming.excludes(mailbox)]
+    targets = run.naming.targets(
+        mailboxes,
+        listed=listed,
+        there=await mailboxes_at(writer) if run.naming.special_use else (),
+        parent=job.parent,
+        separator=writer.separator,
+        folds_case=writer.folds_case,
+        kept=dict(iter(lanes)),  # the pairs, also where they are the keys of a mapping
+    )
+    excluded = tuple(mailbox.name for mailbox in selected if mailbox not in targets)
+    return Mapped(targets, run.query.missing(listed), excluded)
 
 
 class Selector:
@@ -289,11 +316,14 @@ class Selector:
 
 
 async def _select_all(account: Account, reader: SourceSession, writer: DestinationSession) -> None:
-    """Fills `account.works`. Name clashes end the user here, before the first write."""
+    """Fills `account.works`. Name clashes, and what `--merge` forbids, end the user here, before the first write."""
     job, run = account.job, account.run
+    if run.merge is not None and run.merge.way == "require-empty" and not account.log.lanes:  # a lane: mail of ours
+        await demand_empty(writer)
     with run.stages.holding("list", account.source_host):
-        targets, missing = await map_mailboxes(job, run, reader, writer)
-    for name in missing if run.last_turn else ():
+        mapped = await map_mailboxes(job, run, reader, writer, account.log.lanes)
+    targets = mapped.targets
+    for name in mapped.missing if run.last_turn else ():
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
     selector = Selector(reader, run.selected, run.order)
     for mailbox in selector.in_order(targets):
@@ -313,7 +343,8 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             continue
         if known is not None and known.complete:
             continue
-        _tell_damage(job, selection)
+        for note in selection.notes:
+            account.damaged(mailbox.name, note)
         work = Work(selection, target, account.log.lanes.get(place))
         if known is not None:
             work.refused = known.refused
@@ -326,11 +357,36 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             found = work.open_keys() if run.turn else len(selection.keys)
             run.counters.user_found(job.user, found)
             run.counters.settled(job.user, found - work.open_keys(), 0)
+    if run.merge is not None and run.merge.way == "new-over-old":
+        await _demand_new_uids(account, writer)
 
 
-def _tell_damage(job: UserJob, selection: Selection) -> None:
-    for note in selection.notes:
-        logger.warning("mailbox damaged user=%s mailbox=%s reason=%s", job.user, selection.mailbox.name, note)
+async def _demand_new_uids(account: Account, writer: DestinationSession) -> None:
+    """Looks at the mailboxes that nothing was sent to yet.
+
+    Raises:
+        UidsWouldRepeat: clients would take a new message for another one that they saw.
+    """
+    run = account.run
+    repeated: list[tuple[Mailbox, Position, Position]] = []
+    unknown = 0
+    for work in account.works.values():
+        if work.lane is not None or not work.selection.keys:
+            continue
+        place = await writer.position(work.target)
+        uids = uids_to_come(work.selection, place, whole=_is_whole(run))
+        unknown += not uids
+        if uids == "repeat" and place is not None and work.selection.position is not None:
+            repeated.append((work.target, place, work.selection.position))
+    if repeated:
+        raise uids_repeat(account.job.user, repeated)
+    if unknown:
+        logger.warning("uids not compared, one side does not say them user=%s mailboxes=%d", account.job.user, unknown)
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether all that is selected of a mailbox is sent, in stored order."""
+    return run.order == "stored" and not run.skip_existing
 
 
 async def _run_lanes(
@@ -441,6 +497,27 @@ async def _copy_mailbox(
             await work.lane.reject([Rejected(key=key, code=LOST, text=text) for key in lost])
             work.refused.update(lost)
     work.complete = True
+    if account.run.merge is not None and account.run.merge.way == "new-over-old" and work.lane is not None:
+        await _tell_moved(account, work, work.lane)
+
+
+async def _tell_moved(account: Account, work: Work, lane: LaneLog) -> None:
+    """Warns where messages were to get the UIDs again that clients saw, and did not: one before them was refused."""
+    seen, began = work.selection.position, lane.position
+    if seen is None or began.uidvalidity != seen.uidvalidity or began.uidnext >= seen.uidnext:
+        return
+
+    def count() -> int:
+        stored = ((each.key, each.outcome) for each in lane.entries())
+        uids = ((key, outcome.uid) for key, outcome in stored if isinstance(outcome, Appended) and outcome.uid)
+        return sum(1 for key, uid in uids if key != f"{seen.uidvalidity}:{uid}")
+
+    if moved := await anyio.to_thread.run_sync(count):
+        logger.warning(
+            "uids moved, clients that were connected meanwhile may take one message for another user=%s mailbox=%s"
+            " messages=%d",
+            account.job.user, work.target.name, moved,
+        )  # fmt: skip
 
 
 async def _copy(
@@ -602,6 +679,7 @@ def _result(
         rejected=dict(rejected),
         altered=altered,
         dates=_dates(account),
+        damages=run.journal.damages(job.user),
         maybe_duplicate=doubtful,
         octets=octets_done,
         seconds=round(seconds, 3),
@@ -628,6 +706,10 @@ class PlannedMailbox:
     messages: int
     octets: int
     keys: tuple[MessageKey, ...]
+    use: str = ""
+    """What both are for (`--special-use`)."""
+    outlook: Outlook | None = None
+    """What clients will see (`--merge`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -638,13 +720,15 @@ class PlannedUser:
     mailboxes: tuple[PlannedMailbox, ...]
     failure: AimportError | None = None
     missing: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    """Mailboxes that `--exclude` leaves out."""
 
 
 async def plan_user(job: UserJob, run: Run) -> PlannedUser:
     """Looks at one user and writes nothing, neither mail nor journal."""
     planned: list[PlannedMailbox] = []
     failure: AimportError | None = None
-    missing: tuple[str, ...] = ()
+    mapped: Mapped | None = None
     try:
         if job.error:
             raise unready(job)
@@ -654,7 +738,14 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
             opened(source, run) as reader,
             opened(destination, run) as writer,
         ):
-            targets, missing = await map_mailboxes(job, run, reader, writer)
+            if run.merge is not None and run.merge.way == "require-empty":
+                try:
+                    await demand_empty(writer)
+                except DestinationNotEmpty as error:
+                    failure = error
+            repeated: list[tuple[Mailbox, Position, Position]] = []
+            mapped = await map_mailboxes(job, run, reader, writer)
+            targets = mapped.targets
             selector = Selector(reader, run.query, run.order)
             for mailbox in selector.in_order(targets):
                 try:
@@ -663,25 +754,43 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                     failure = failure or error
                     continue
                 target = targets[mailbox]
-                _tell_damage(job, selection)
+                for note in selection.notes:
+                    logger.warning("source damaged user=%s mailbox=%s reason=%s", job.user, mailbox.name, note)
                 there: Collection[int] = ()
                 if run.skip_existing and await writer.position(target) is not None:
                     there = await existing(selection, range(len(selection.keys)), reader, writer, target)
                 due = [place for place in range(len(selection.keys)) if place not in there]
                 if due:
                     sizes = await anyio.to_thread.run_sync(list, selection.sizes)  # files may be asked
+                    mails = Mails(len(due), sum(sizes[place] for place in due))
+                    seen = None
+                    if run.merge is not None:
+                        seen = await outlook(run.merge, selection, mails, writer, target, whole=_is_whole(run))
+                        if run.merge.way == "new-over-old" and seen.uids == "repeat":
+                            assert seen.place is not None and selection.position is not None, "they were compared"
+                            repeated.append((target, seen.place, selection.position))
                     planned.append(
                         PlannedMailbox(
                             source=mailbox.name,
                             dest=target.name,
-                            messages=len(due),
-                            octets=sum(sizes[place] for place in due),
+                            messages=mails.messages,
+                            octets=mails.octets,
                             keys=tuple(selection.keys[place] for place in due),
+                            use=target.uses[0] if target.uses else "",
+                            outlook=seen,
                         )
                     )
+            if repeated and failure is None:
+                failure = uids_repeat(job.user, repeated)
     except AimportError as error:
         failure = error
-    return PlannedUser(user=job.user, mailboxes=tuple(planned), failure=failure, missing=missing)
+    return PlannedUser(
+        user=job.user,
+        mailboxes=tuple(planned),
+        failure=failure,
+        missing=mapped.missing if mapped is not None else (),
+        excluded=mapped.excluded if mapped is not None else (),
+    )
 
 
 def unready(job: UserJob) -> AimportError:

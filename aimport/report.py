@@ -51,6 +51,8 @@ def write_table(report: RunReport, out: TextIO, *, limit: int = 50, terminal: bo
     last = _cells(f"{totals.users} users", "", totals, "")
     more = f"... and {len(users) - limit} more (aimport report --json)" if len(users) > limit else ""
     _write(RESULTS, rows, last, more, out, out.isatty() if terminal is None else terminal)
+    if totals.damages:
+        out.write(f"{totals.damages} damages of sources: damages.jsonl of the run names each\n")
 
 
 def write_verified(verified: Sequence[Verified], totals: Verified, out: TextIO, *, limit: int = 50) -> None:

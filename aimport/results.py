@@ -25,6 +25,7 @@ def _balanced(result: UserResult | Totals) -> bool:
 def _counts(result: UserResult | Totals) -> dict[str, object]:
     """The keys that a user and the totals share, in the order of the documentation."""
     dates = {"dates": dict(result.dates)} if result.dates else {}
+    damages = {"damages": result.damages} if result.damages else {}
     return {
         "found": result.found,
         "imported": result.imported,
@@ -37,6 +38,7 @@ def _counts(result: UserResult | Totals) -> dict[str, object]:
         "seconds": round(result.seconds, 3),
         "reasons": {"skipped": dict(result.skipped), "rejected": dict(result.rejected)},
         **dates,
+        **damages,
     }
 
 
@@ -62,6 +64,8 @@ class UserResult:
     seconds: float = 0.0
     error: str | None = None
     dates: Mapping[str, int] = field(default_factory=dict)
+    damages: int = 0
+    """Damages of the source that mail was taken from all the same: lines of `damages.jsonl`."""
     unknown: bool = False
     """The user is not known (`NoSuchUser`): 67 when it is the only one. Not in the JSON, as the next two."""
     bug: bool = False
@@ -94,13 +98,14 @@ class Totals:
     octets: int
     seconds: float
     dates: Mapping[str, int] = field(default_factory=dict)
+    damages: int = 0
 
     @classmethod
     def of(cls, results: Iterable[UserResult]) -> Totals:
         skipped: Counter[str] = Counter()
         rejected: Counter[str] = Counter()
         dates: Counter[str] = Counter()
-        users = found = imported = present = altered = maybe_duplicate = octets = 0
+        users = found = imported = present = altered = maybe_duplicate = octets = damages = 0
         seconds = []
         for result in results:
             users += 1
@@ -110,6 +115,7 @@ class Totals:
             altered += result.altered
             maybe_duplicate += result.maybe_duplicate
             octets += result.octets
+            damages += result.damages
             seconds.append(result.seconds)
             skipped.update(result.skipped)
             rejected.update(result.rejected)
@@ -126,6 +132,7 @@ class Totals:
             octets=octets,
             seconds=math.fsum(seconds),
             dates=dict(dates),
+            damages=damages,
         )
 
     @property

@@ -40,15 +40,15 @@ class FileBody:
 
     def __init__(self, fd: int, *, name: str, private: bool = False, part: tuple[int, int] | None = None) -> None:
         self._fd = fd
-        self._part = part
-        self._name = name
-        self._private = private
+        self.part = part
+        self.name = name
+        self.private = private
         self._seen = _look(fd)
         self._turn = threading.Lock()
         self._finalizer = weakref.finalize(self, os.close, fd)
 
     def __len__(self) -> int:
-        return self._part[1] if self._part else self._seen[0]
+        return self.part[1] if self.part else self._seen[0]
 
     def pieces(self) -> Iterator[bytes]:
         at, size = 0, len(self)
@@ -63,6 +63,15 @@ class FileBody:
         """The same octets by position, for whoever looks for something in them."""
         return FileView(self)
 
+    def fileno(self) -> int:
+        """The descriptor, which stays the body's.
+
+        Raises:
+            OSError: it is closed.
+        """
+        self._demand_open()
+        return self._fd
+
     def close(self) -> None:
         with self._turn:
             self._finalizer()
@@ -71,25 +80,25 @@ class FileBody:
         with self._turn:  # closed in between, the number might be another file's
             self._demand_open()
             try:
-                piece = os.pread(self._fd, count, at + (self._part[0] if self._part else 0))
+                piece = os.pread(self._fd, count, at + (self.part[0] if self.part else 0))
             except OSError as error:
-                raise OSError(error.errno, error.strerror, self._name) from error
+                raise OSError(error.errno, error.strerror, self.name) from error
         if not piece:
-            raise OSError(errno.EIO, f"the file ends after {at} of {len(self)} octets", self._name)
+            raise OSError(errno.EIO, f"the file ends after {at} of {len(self)} octets", self.name)
         return piece
 
     def _demand_unchanged(self) -> None:
         """Or what was hashed in one reading is not what is sent in the next."""
-        if not self._private:
+        if not self.private:
             with self._turn:
                 self._demand_open()
                 seen = _look(self._fd)
             if seen != self._seen:
-                raise OSError(errno.EIO, "the file was changed while it was read", self._name)
+                raise OSError(errno.EIO, "the file was changed while it was read", self.name)
 
     def _demand_open(self) -> None:
         if not self._finalizer.alive:
-            raise OSError(errno.EBADF, "the file was closed", self._name)
+            raise OSError(errno.EBADF, "the file was closed", self.name)
 
 
 class FileView:

@@ -154,12 +154,15 @@ class Box:
 
     def search(self) -> bytes:
         """All UIDs as SEARCH gives them."""
-        return b" ".join([b"%d" % self._uid(number) for number in range(1, len(self.rows) + 1)])
+        uids = [self._uid(number) for number in range(1, len(self.rows) + 1)]
+        uids += range(self.next_uid - self.appended, self.next_uid)
+        return b" ".join([b"%d" % uid for uid in uids])
 
     def search_set(self) -> bytes:
         """All UIDs as ESEARCH gives them."""
         last = len(self.rows)
         ends = [(self._uid(at), self._uid(min(at + self.run - 1, last))) for at in range(1, last + 1, self.run)]
+        ends += [(self.next_uid - self.appended, self.next_uid - 1)] if self.appended else []
         return b",".join([b"%d" % low if low == high else b"%d:%d" % (low, high) for low, high in ends])
 
     def _uid(self, number: int) -> int:

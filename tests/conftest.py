@@ -25,7 +25,7 @@ import pytest
 from tests import servers
 from tests.processes import tail
 
-pytest_plugins = ("tests.fix_dovecot", "tests.fix_cyrus", "tests.fix_courier", "tests.fix_faults")
+pytest_plugins = ("tests.fix_dovecot", "tests.fix_cyrus", "tests.fix_courier", "tests.fix_faults", "tests.fix_rights")
 
 SERVER_MARKERS: Final = ("dovecot", "cyrus", "courier")  # each has a fixture of its name
 hypothesis.settings.register_profile("aimport", deadline=None)  # a busy machine is not a counterexample

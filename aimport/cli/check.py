@@ -11,7 +11,7 @@ import click
 from aimport.cli import options
 from aimport.cli.call import Globals
 from aimport.cli.import_ import limits
-from aimport.cli.work import print_json, settings_of, within_the_machine
+from aimport.cli.work import print_json, settings_of, throttles_of
 from aimport.results import UserResult, Verdict
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SHOWN_HOSTS = 20  # arbitrary; --json names all
 
 
 @click.command("check", context_settings=options.WORDS_AS_THEY_STAND)
-@options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.LATER, options.ARGUMENTS)
+@options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.PROCESSES, options.ARGUMENTS)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -31,6 +31,8 @@ def command(
     connections_per_user: int,
     connections_per_host: int,
     max_memory: int,
+    limit_rate: int,
+    messages_per_second: float | None,
     max_errors: int | None,
     as_json: bool,
     skip_existing: bool,
@@ -42,6 +44,9 @@ def command(
     no_journal: bool,
     again: bool,
     progress: Any,
+    workers: int | None,
+    cluster: str | None,
+    cluster_file: str | None,
     **selection: Any,
 ) -> int:
     """Log in everywhere and look: what would an import with the same arguments stumble over? Writes nothing.
@@ -54,6 +59,7 @@ def command(
     from aimport.journal import Journal
     from aimport.plan import jobs, make_plan
     from aimport.runners import local
+    from aimport.runners.machine import within_the_machine
     from aimport.runners.ordered import each_in_order
     from aimport.stores import Stores
 
@@ -61,12 +67,25 @@ def command(
     assert globals_ is not None  # the group sets it
     plan = make_plan(options.request(**selection), settings_of(globals_), stdin=sys.stdin.buffer)
     memory = Journal.in_memory()
+    bounds = within_the_machine(
+        limits(
+            users=users,
+            connections_per_user=connections_per_user,
+            connections_per_host=connections_per_host,
+            max_memory=max_memory,
+            limit_rate=limit_rate,
+            messages_per_second=messages_per_second,
+            max_errors=max_errors,
+        )
+    )
     run = Run(
-        stores=Stores(salvage=salvage),
+        stores=Stores(salvage=salvage, throttles=throttles_of(bounds, plan.settings)),
         journal=memory,
         query=plan.query,
         skip_existing=skip_existing,
-        limits=within_the_machine(limits(users, connections_per_user, connections_per_host, max_memory, max_errors)),
+        merge=plan.merge,
+        naming=plan.naming,
+        limits=bounds,
     )
     checker = Checker(run, link=link)
     verdict = Verdict()

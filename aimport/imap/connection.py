@@ -27,8 +27,11 @@ from aimport.imap.commands import Burst, LargeLiteral, LiteralPolicy, Word, enco
 from aimport.imap.deflate import DeflateTransport
 from aimport.imap.fragments import FragmentReader
 from aimport.imap.link import Socket
+from aimport.imap.paced import HOLDS_UP, PacedTransport
 from aimport.imap.responses import Continuation, Response, Tagged, Untagged, parse
 from aimport.model import STREAM_OCTETS
+from aimport.pacing import Throttle
+from aimport.seats import rest
 from aimport.secret import without
 from aimport.spool import Spool
 
@@ -259,6 +262,7 @@ class Connection(asyncio.Protocol):
         self._unsent = 0
         self._together = WRITE_HIGH
         """Octets given to the transport at a time."""
+        self._paced: PacedTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -273,12 +277,16 @@ class Connection(asyncio.Protocol):
         deadlines: Deadlines,
         bye: Untagged | None = None,
         greeting: str = "",
+        throttle: Throttle | None = None,
     ) -> Connection:
         """Takes a transport that is logged in, and its reader with what that has read ahead."""
         connection = cls(where, offered, reader, deadlines)
         connection.greeting = greeting
+        if throttle is not None and (throttle.out is not None or throttle.into is not None):
+            transport = connection._paced = PacedTransport.over(transport, connection, throttle)
+        else:
+            transport.set_protocol(connection)
         connection._transport = transport
-        transport.set_protocol(connection)
         transport.set_write_buffer_limits(high=WRITE_HIGH)
         if transport.get_extra_info("ssl_object") is not None:
             connection._together = TLS_PIECE
@@ -368,6 +376,11 @@ class Connection(asyncio.Protocol):
         self.compressed = True
         self._switched.set()
         return True
+
+    async def turn(self, octets: int) -> None:
+        """Waits until so many octets may be asked for (`--limit-rate`)."""
+        if self._paced is not None and (wait_s := self._paced.expect(octets)) > 0:
+            await rest(wait_s)
 
     async def command(self, *words: Word, idle_s: float | None = None) -> Reply:
         """Sends one command and waits for its end: OK or NO (a BAD ends the connection)."""
@@ -636,7 +649,7 @@ class Connection(asyncio.Protocol):
         self._timer = None
         now = self._loop.time()
         unsent = self._transport.get_write_buffer_size()
-        if self._paused or unsent < self._unsent:
+        if self._paused or unsent < self._unsent or self._transport.get_extra_info(HOLDS_UP):
             self._moved = now
         self._unsent = unsent
         if self._pending and now - self._moved >= self._pending[0].idle_s:

@@ -3,7 +3,7 @@
     jobs ──▶ feed ──▶ stream ──▶ N workers, each `pipeline.import_user` ──▶ results
 
 Owns the loop, the signals and the end of the run: the first SIGINT, SIGTERM or SIGHUP lets batches in
-flight finish within a grace time, the second cancels.
+flight finish within a grace time, the second cancels. Where users may join (`joining`), SIGHUP has the list read again.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from aimport.account import Run
-from aimport.errors import AimportError, widest
+from aimport.errors import AimportError, RunHeld, widest
 from aimport.model import UserJob
 from aimport.pipeline import PlannedUser, import_user, plan_user
+from aimport.runners.joining import Joining
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +40,37 @@ class Ending:
     failure: AimportError | None = None
 
 
-async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | None = None) -> Ending:
+class Stop(Protocol):
+    """What the signals do to a run beside setting its `stopping`."""
+
+    def begin(self) -> None:
+        """The first signal: batches in flight may finish."""
+        ...
+
+    def end(self) -> None:
+        """The second."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    run: Run
+    scope: anyio.CancelScope
+
+    def begin(self) -> None:
+        self.scope.deadline = anyio.current_time() + self.run.limits.grace_s
+
+    def end(self) -> None:
+        self.scope.cancel()
+
+
+async def run_plan(
+    jobs: Iterable[UserJob], run: Run, *, progress: Progress | None = None, joining: Joining | None = None
+) -> Ending:
     """Imports all users of `jobs`; each result is in the journal when this returns.
 
-    With `run.first` several turns go over all of them, so `jobs` must begin anew each time.
+    With `run.first` several turns go over all of them, so `jobs` must begin anew each time. Those who are `joining`
+    come behind them in the last turn, and in `jobs` of a turn that begins later.
 
     A failure of scope run cancels everything and is in the `Ending`, not raised: what was
     done before stands and is reported.
@@ -50,27 +78,63 @@ async def run_plan(jobs: Iterable[UserJob], run: Run, *, progress: Progress | No
     ending = Ending()
     try:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(_watch_signals, run, ending, tasks.cancel_scope)
+            await tasks.start(watch_signals, run, ending, _Stop(run, tasks.cancel_scope), joining)
+            if joining is not None:
+                tasks.start_soon(joining.keep_reading)
             if progress is not None:
                 tasks.start_soon(progress, run)
             for turn in range(len(run.first) + 1):
                 run.turn = turn
-                await _work(jobs, run)
+                await _work(jobs, run, joining if run.last_turn else None)
             tasks.cancel_scope.cancel()
     except* AimportError as group:
         ending.failure = widest(group.exceptions)
     return ending
 
 
-async def _work(jobs: Iterable[UserJob], run: Run) -> None:
+async def _work(jobs: Iterable[UserJob], run: Run, joining: Joining | None) -> None:
+    if joining is None:
+        await import_users(wanted(jobs, run), run)
+        return
+
+    async def one_of_many(job: UserJob) -> None:
+        try:
+            if joining.listed.has_joined(job.user):
+                job = await _claimed(job, run)
+            if not run.stopping:
+                await import_user(job, run)
+        finally:
+            joining.user_ended()
+
+    async def more() -> Iterator[UserJob] | None:
+        fresh = await joining.more(run)
+        return None if fresh is None else joining.counted(wanted(fresh, run))
+
+    await for_each_user(joining.counted(wanted(jobs, run)), run.limits.users, one_of_many, more)
+
+
+async def _claimed(job: UserJob, run: Run) -> UserJob:
+    """Of all others the destination was claimed before the run began. One that is taken fails its user, not the run."""
+    if job.error:
+        return job
+    try:
+        await run.journal.claim([job.destination.identity])
+    except RunHeld as error:
+        return replace(job, error=str(error))
+    return job
+
+
+async def import_users(jobs: Iterable[UserJob], run: Run) -> None:
+    """Those that are to be begun in this turn, `limits.users` at the same time."""
+
     async def one(job: UserJob) -> None:
         if not run.stopping:
             await import_user(job, run)
 
-    await for_each_user(_wanted(jobs, run), run.limits.users, one)
+    await for_each_user(jobs, run.limits.users, one)
 
 
-def _wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
+def wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
     """The users that are to be begun."""
     limit = run.limits.max_errors
     for job in jobs:
@@ -85,23 +149,32 @@ def _wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
         yield job
 
 
-async def for_each_user(jobs: Iterable[UserJob], users: int, act: Callable[[UserJob], Awaitable[None]]) -> None:
+More = Callable[[], Awaitable[Iterable[UserJob] | None]]
+"""Waits for further users; None: there will be none."""
+
+
+async def for_each_user(
+    jobs: Iterable[UserJob], users: int, act: Callable[[UserJob], Awaitable[None]], more: More | None = None
+) -> None:
     """Does `act` for each, so many users at the same time, in the order of the list as far as that goes."""
     send, receive = anyio.create_memory_object_stream[UserJob](users)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_feed_users, jobs, send)
+        tasks.start_soon(_feed_users, jobs, send, more)
         for _ in range(users):
             tasks.start_soon(_user_worker, receive.clone(), act)
         receive.close()
 
 
-async def _feed_users(jobs: Iterable[UserJob], send: MemoryObjectSendStream[UserJob]) -> None:
+async def _feed_users(jobs: Iterable[UserJob], send: MemoryObjectSendStream[UserJob], more: More | None) -> None:
+    coming: Iterable[UserJob] | None = jobs
     async with send:
-        for job in jobs:
-            try:
-                await send.send(job)
-            except anyio.BrokenResourceError:
-                return  # the workers ended; their own error tells why
+        while coming is not None:
+            for job in coming:
+                try:
+                    await send.send(job)
+                except anyio.BrokenResourceError:
+                    return  # the workers ended; their own error tells why
+            coming = await more() if more is not None else None
 
 
 async def _user_worker(receive: MemoryObjectReceiveStream[UserJob], act: Callable[[UserJob], Awaitable[None]]) -> None:
@@ -110,28 +183,41 @@ async def _user_worker(receive: MemoryObjectReceiveStream[UserJob], act: Callabl
             await act(job)
 
 
-async def _watch_signals(
-    run: Run, ending: Ending, scope: anyio.CancelScope, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+async def watch_signals(
+    run: Run,
+    ending: Ending,
+    stop: Stop,
+    joining: Joining | None = None,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
+    """Until cancelled."""
     # What is ignored stays so: SIGHUP below nohup, SIGINT of a job in the background.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
-        await _obey_signals(heard, run, ending, scope, task_status)
+        await _obey_signals(heard, run, ending, stop, joining, task_status)
     finally:
         for number in heard:  # the loop leaves SIGTERM deadly
             signal.signal(number, before[number])
 
 
 async def _obey_signals(
-    heard: Sequence[signal.Signals], run: Run, ending: Ending, scope: anyio.CancelScope, task_status: TaskStatus[None]
+    heard: Sequence[signal.Signals],
+    run: Run,
+    ending: Ending,
+    stop: Stop,
+    joining: Joining | None,
+    task_status: TaskStatus[None],
 ) -> None:
     with anyio.open_signal_receiver(*heard) as signals:
         task_status.started()
         async for number in signals:
+            if number == signal.SIGHUP and joining is not None and not ending.stopped and joining.ask():
+                continue
             if ending.stopped:
                 logger.warning("run cancelled by second signal signal=%s", signal.Signals(number).name)
-                scope.cancel()
+                stop.end()
                 return
             ending.stopped = run.stopping = True
             logger.warning(
@@ -139,7 +225,7 @@ async def _obey_signals(
                 run.limits.grace_s,
                 signal.Signals(number).name,
             )
-            scope.deadline = anyio.current_time() + run.limits.grace_s
+            stop.begin()
 
 
 async def plan_all(jobs: Iterable[UserJob], run: Run) -> AsyncGenerator[PlannedUser, None]:

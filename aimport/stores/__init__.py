@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import weakref
+from typing import TYPE_CHECKING, Literal
 
 from aimport.errors import ConfigurationError
 from aimport.interfaces import Destination, Source
 from aimport.model import Endpoint
+from aimport.pacing import Throttles
+
+if TYPE_CHECKING:
+    from aimport.stores.rights import Pool
 
 Fsync = Literal["never", "batch", "each"]
 
@@ -15,15 +20,50 @@ class Stores:
     """Opens endpoints of the known schemes. Modules are imported when their scheme is first met.
 
     `link`: a destination may give a source's file a second name instead of copying it. `salvage`: a damaged source
-    gives what it still holds (`--salvage`).
+    gives what it still holds (`--salvage`). `throttles`: the rates of the run. Endpoints with rights of their own are
+    opened in a process that has them.
     """
 
-    def __init__(self, *, fsync: Fsync = "batch", link: bool = False, salvage: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        fsync: Fsync = "batch",
+        link: bool = False,
+        salvage: bool = False,
+        throttles: Throttles | None = None,
+    ) -> None:
         self._fsync: Fsync = fsync
         self._link = link
         self._salvage = salvage
+        self._pool: Pool | None = None
+        self._throttles = throttles
 
     def source(self, endpoint: Endpoint) -> Source:
+        source = self._source(endpoint)
+        if endpoint.rights is None:
+            return source
+        from aimport.stores.rights import RightsSource
+
+        return RightsSource(self._children(), endpoint, source, salvage=self._salvage)
+
+    def destination(self, endpoint: Endpoint) -> Destination:
+        destination = self._destination(endpoint)
+        if endpoint.rights is None:
+            return destination
+        from aimport.stores.rights import RightsDestination
+
+        return RightsDestination(self._children(), endpoint, destination, fsync=self._fsync, link=self._link)
+
+    def _children(self) -> Pool:
+        """What has the rights of users; it ends with this object."""
+        if self._pool is None:
+            from aimport.stores.rights import Pool
+
+            self._pool = Pool()
+            weakref.finalize(self, self._pool.close)
+        return self._pool
+
+    def _source(self, endpoint: Endpoint) -> Source:
         match endpoint.scheme:
             case "maildir":
                 from aimport.stores.maildir import MaildirSource
@@ -45,18 +85,18 @@ class Stores:
             case "auto":
                 from aimport.stores.auto import AutoSource
 
-                return AutoSource(endpoint, self.source)
+                return AutoSource(endpoint, self._source)
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapSource
 
-                return ImapSource(endpoint)
+                return ImapSource(endpoint, throttles=self._throttles)
             case "memory":
                 from aimport.stores.memory import MemorySource
 
                 return MemorySource.at(endpoint)
         raise ConfigurationError(f"{endpoint.scheme}: cannot be a source yet")
 
-    def destination(self, endpoint: Endpoint) -> Destination:
+    def _destination(self, endpoint: Endpoint) -> Destination:
         match endpoint.scheme:
             case "maildir":
                 from aimport.stores.maildir import MaildirDestination
@@ -73,7 +113,7 @@ class Stores:
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapDestination
 
-                return ImapDestination(endpoint)
+                return ImapDestination(endpoint, throttles=self._throttles)
             case "memory":
                 from aimport.stores.memory import MemoryDestination
 

@@ -262,54 +262,67 @@ def _pread(fd: int, start: int, stop: int) -> bytes:
 class SpanBody:
     """A part of a file as a body (`aimport.model.LargeBody`); owns the descriptor. `head` goes before it.
 
-    What lies around the part may change while it is read, as an mbox grows.
+    What lies around the part may change while it is read, as an mbox grows. `size`: octets in all, where that is known;
+    a body that is changed is else read once to count them.
     """
 
-    def __init__(self, fd: int, head: bytes, start: int, stop: int, change: Change | None, *, name: str) -> None:
+    def __init__(
+        self, fd: int, head: bytes, start: int, stop: int, change: Change | None, *, name: str, size: int | None = None
+    ) -> None:
         self._fd = fd
-        self._head = head
-        self._start = start
-        self._stop = stop
-        self._change = change
-        self._name = name
+        self.head = head
+        self.start = start
+        self.stop = stop
+        self.change = change
+        self.name = name
         self._turn = threading.Lock()
         self._finalizer = weakref.finalize(self, os.close, fd)
         self._edges = self._look()
-        self._size = len(head) + stop - start
-        if change is not None:
+        self._size = len(head) + stop - start if size is None else size
+        if change is not None and size is None:
             self._size = sum(map(len, self.pieces()))
 
     def __len__(self) -> int:
         return self._size
 
     def pieces(self) -> Iterator[bytes]:
-        yield self._head
-        if self._change is None:
+        yield self.head
+        if self.change is None:
             yield from self._stored()
         else:
-            yield from self._change(self._stored())
+            yield from self.change(self._stored())
+
+    def fileno(self) -> int:
+        """The descriptor, which stays the body's.
+
+        Raises:
+            OSError: it is closed.
+        """
+        if not self._finalizer.alive:
+            raise OSError(errno.EBADF, "the file was closed", self.name)
+        return self._fd
 
     def close(self) -> None:
         with self._turn:
             self._finalizer()
 
     def _stored(self) -> Iterator[bytes]:
-        at = self._start
-        while at < self._stop:
-            piece = self._read(at, min(PIECE_OCTETS, self._stop - at))
+        at = self.start
+        while at < self.stop:
+            piece = self._read(at, min(PIECE_OCTETS, self.stop - at))
             if not piece:
-                raise OSError(errno.EIO, "the file was shortened while it was read", self._name)
+                raise OSError(errno.EIO, "the file was shortened while it was read", self.name)
             at += len(piece)
-            if at == self._stop and self._look() != self._edges:
-                raise OSError(errno.EIO, "the file was changed while it was read", self._name)
+            if at == self.stop and self._look() != self._edges:
+                raise OSError(errno.EIO, "the file was changed while it was read", self.name)
             yield piece
 
     def _look(self) -> tuple[bytes, bytes]:
         """The first and the last octets: where others are, the file was written anew and not only added to."""
-        return self._read(self._start, 512), self._read(max(self._start, self._stop - 512), 512)
+        return self._read(self.start, 512), self._read(max(self.start, self.stop - 512), 512)
 
     def _read(self, at: int, count: int) -> bytes:
         with self._turn:  # closed in between, the number might be another file's
             if not self._finalizer.alive:
-                raise OSError(errno.EBADF, "the file was closed", self._name)
+                raise OSError(errno.EBADF, "the file was closed", self.name)
             return os.pread(self._fd, count, at)

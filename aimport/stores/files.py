@@ -131,6 +131,31 @@ def read_control(name: str, dir_fd: int, path: str, limit: int) -> bytes | None:
         os.close(fd)
 
 
+def group_in(directory: int) -> int:
+    """The group that is given to what is made in a directory; -1: the one that the kernel chooses is right.
+
+    Dovecot's rule: that of the directory, where it has other rights than everybody (`mailbox_list_get_permissions()`).
+    """
+    status = os.fstat(directory)
+    shared = (status.st_mode >> 3 & 7) != (status.st_mode & 7)
+    return status.st_gid if shared and not status.st_mode & stat.S_ISGID and status.st_gid != os.getegid() else -1
+
+
+def share(fd: int, mode: int, group: int = -1) -> None:
+    """Gives what was made its mode, whatever the umask has left of it, and its group; rights go to no other group.
+
+    Raises:
+        OSError
+    """
+    if group >= 0:
+        try:
+            os.fchown(fd, -1, group)
+        except PermissionError:
+            logger.warning("group not given gid=%d uid=%d reason=%s", group, os.geteuid(), "not a member of it")
+            mode &= ~0o070
+    os.fchmod(fd, mode)
+
+
 def translated(error: OSError, path: str, *, wide: bool = False) -> AimportError:
     """What an operating system error on `path` means; `wide`: on the root, so for the whole user."""
     text = f"{path}: {error.strerror or error}"

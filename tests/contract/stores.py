@@ -17,7 +17,7 @@ import socket
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from aimport.interfaces import Destination, Source
 from aimport.model import STREAM_OCTETS, Batch, Endpoint, Mailbox, Message, MessageKey, Secret, Security, Wanted
 from aimport.names import encode_utf7
 from aimport.octets import fingerprint, whole, wire_form
+from aimport.stores import Stores
 from aimport.stores.dbox import DboxSource
 from aimport.stores.imap import ImapDestination, ImapSource
 from aimport.stores.loose import EmlDestination, EmlSource, MhSource, TarSource, ZipSource
@@ -39,6 +40,7 @@ from tests import kept
 from tests.fix_courier import Courier
 from tests.fix_cyrus import Cyrus
 from tests.fix_dovecot import Dovecot
+from tests.fix_rights import BOB, give
 from tests.mail import LETTERS, tree
 
 Path_ = tuple[str, ...]
@@ -681,8 +683,68 @@ def imap_account(request: pytest.FixtureRequest, name: str, user: str, link: Lin
     return ImapAccount(server, user, link)
 
 
+_Inner = MaildirAccount | MboxAccount | EmlAccount
+
+
+class OwnedAccount:
+    """An account whose files are another user's: read and written with that one's rights, looked into with ours."""
+
+    def __init__(self, inner: _Inner, scheme: str, root: Path, stores: Stores) -> None:
+        self._inner = inner
+        self._scheme = scheme
+        self._stores = stores
+        self._home = root.parent
+        self._root = root
+        give(self._home, BOB)
+
+    def _endpoint(self, root: Path) -> Endpoint:
+        return Endpoint(scheme=self._scheme, path=str(root), rights=BOB)
+
+    def source(self) -> Source:
+        return self._stores.source(self._endpoint(self._root))
+
+    def destination(self) -> Destination:
+        self._inner.destination()
+        return self._stores.destination(self._endpoint(self._root))
+
+    def missing(self) -> Source:
+        return self._stores.source(self._endpoint(self._root / "not" / "there"))
+
+    def mailbox(self, path: Path_) -> Mailbox:
+        return self._inner.mailbox(path)
+
+    def refusal(self, message: Message) -> str:
+        return self._inner.refusal(message)
+
+    def held(self, message: Message) -> Held:
+        return self._inner.held(message)
+
+    def seen_as(self, path: Path_) -> Path_:
+        return self._inner.seen_as(path)
+
+    def put(self, path: Path_, messages: Sequence[Message]) -> None:
+        self._inner.put(path, messages)
+        give(self._home, BOB)
+
+    def remove(self, path: Path_, index: int) -> None:
+        self._inner.remove(path, index)
+        give(self._home, BOB)
+
+    def look(self, path: Path_) -> list[Held]:
+        return self._inner.look(path)
+
+    def state(self) -> object:
+        return self._inner.state()
+
+
+_account_of: Final[dict[str, Callable[[Path], _Inner]]] = {
+    "maildir": MaildirAccount,
+    "mbox": MboxAccount,
+    "eml": EmlAccount,
+}
+OWNED: Final = ("maildir of a user", "mbox of a user", "eml of a user")
 STORES: Final = (
-    *("memory", "maildir", "maildir-fs", "mbox", "eml"),
+    *("memory", "maildir", "maildir-fs", "mbox", "eml", *OWNED),
     *(pytest.param(each, marks=getattr(pytest.mark, each)) for each in IMAP),
 )
 ONLY_READ: Final = ("mh", "zip", "tar.gz")
@@ -718,6 +780,13 @@ def _account(request: pytest.FixtureRequest, tmp_path: Path, unique_user: str) -
             return EmlAccount(tmp_path / "mail")
         case "mh":
             return MhAccount(tmp_path / "mail")
+        case "maildir of a user" | "mbox of a user" | "eml of a user":
+            stores: Stores = request.getfixturevalue("rights_stores")
+            home: Path = request.getfixturevalue("reachable") / "home"
+            home.mkdir()
+            scheme = request.param.partition(" ")[0]
+            inner = _account_of[scheme](home / "mail")
+            return OwnedAccount(inner, scheme, home / "mail", stores)
         case "zip" | "tar.gz":
             return ArchiveAccount(tmp_path / "mail", request.param)
         case name:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tracemalloc
 from collections import Counter
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aimport.keyset import Digests, KeySet, Numbers
+from aimport.keyset import KeySet, Numbers
 
 NEAR = st.integers(0, 12)  # so that ranges meet
 
@@ -87,33 +86,3 @@ def test_every_second_key_takes_sixteen_octets() -> None:
         assert tracemalloc.get_traced_memory()[0] - before < 50_000 * 20
     finally:
         tracemalloc.stop()
-
-
-@given(st.lists(st.integers(0, (1 << 64) - 1) | st.integers(0, 50), max_size=300))
-def test_digests_are_new_once_whatever_they_are(numbers: list[int]) -> None:
-    digests, seen = Digests(), set[int]()
-    for number in numbers:
-        number = number or 1
-        assert digests.add(number) == (number not in seen)
-        seen.add(number)
-    assert len(digests) == len(seen)
-    assert not any(digests.add(number) for number in numbers)
-
-
-def test_digests_that_crowd_one_place_are_still_told_apart() -> None:
-    digests = Digests()
-    crowd = [(number << 32) | 7 for number in range(1, 3000)]
-    assert all(digests.add(number) for number in crowd)
-    assert not any(digests.add(number) for number in crowd)
-
-
-def test_ten_thousand_digests_take_less_than_24_octets_each() -> None:
-    tracemalloc.start()
-    try:
-        digests = Digests()
-        for number in range(10_000):
-            digests.add(int.from_bytes(hashlib.blake2b(b"%d" % number, digest_size=8).digest(), "little"))
-        kept, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert kept < 10_000 * 25

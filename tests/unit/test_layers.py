@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2] / "aimport"
 PURE = {"model", "dates", "flags", "names", "octets", "errors", "repair"}
 WITHOUT_IO = {"imap.auth", "imap.fragments", "imap.responses", "imap.commands", "imap.answers", "reconcile"}
 WITHOUT_IO |= {f"stores.dbox.{name}" for name in ("index", "log", "messages", "lists", "layout")}
+WITHOUT_IO |= {f"lists.{name}" for name in ("rows", "forms", "imapsync", "special")}
 WITHOUT_IO |= {"standing", "estimate"}
 WITHOUT_IO |= {f"query.{file.stem}" for file in (ROOT / "query").glob("*.py")} | {"stores.imap.search"}
 ONLY_IN = {
@@ -37,6 +38,7 @@ FORBIDDEN = {
     "spool": {"pipeline", "stores", "imap", "runners", "cli", "plan", "config", "journal"},
     "plan": {"pipeline", "stores", "imap", "runners", "cli", "journal"},
     "config": {"pipeline", "stores", "imap", "runners", "cli", "journal"},
+    "lists": {"pipeline", "stores", "imap", "runners", "cli", "journal", "plan"},
     "users": {"pipeline", "stores", "imap", "runners", "cli", "journal"},
     "location": {"pipeline", "stores", "imap", "runners", "cli", "journal"},
 }

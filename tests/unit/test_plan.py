@@ -209,8 +209,8 @@ def test_a_setting_that_is_not_obeyed_yet_is_refused_not_passed_over(name: str) 
 
 
 def test_a_column_that_is_not_obeyed_yet_is_refused(path: Path) -> None:
-    users = write(path, "user,mail_uid\nbob,7\n")
-    with pytest.raises(ConfigurationError, match="mail_uid"):
+    users = write(path, "user,source_daily_bytes\nbob,7\n")
+    with pytest.raises(ConfigurationError, match="source_daily_bytes"):
         jobs_for(list_file=users, to="maildir:/%u")
 
 

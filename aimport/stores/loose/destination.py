@@ -32,6 +32,7 @@ from aimport.model import (
     Mailbox,
     Message,
     MessageKey,
+    Places,
     Position,
     Rejected,
     Stored,
@@ -84,6 +85,9 @@ class EmlDestinationSession:
         self._fsync: Fsync = fsync
         self._folders = Folders(root, is_eml, sequences=False)
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await LooseSourceSession(self._folders).list_mailboxes()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         await to_thread.run_sync(self._create, mailbox)
 
@@ -96,7 +100,7 @@ class EmlDestinationSession:
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         return await to_thread.run_sync(self._find, mailbox, wanted)
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         return await to_thread.run_sync(self._survey, mailbox)
 
     @asynccontextmanager
@@ -143,7 +147,8 @@ class EmlDestinationSession:
             fd = os.open(self._root, files.DIRECTORY)
             try:
                 for step in steps:
-                    made = disk.make_directory(fd, step, stat.S_IMODE(os.fstat(fd).st_mode) & 0o2777)
+                    mode = stat.S_IMODE(os.fstat(fd).st_mode) & 0o2777
+                    made = disk.make_directory(fd, step, mode, files.group_in(fd))
                     if made and durable:
                         os.fsync(fd)
                     below = os.open(step, files.DIRECTORY, dir_fd=fd)
@@ -228,7 +233,9 @@ class EmlDestinationSession:
         name = f"{start},S={size},W={fingerprint.size}.eml"
         seconds = int(message.internal_date.timestamp() // 1)
         durable = self._fsync == "each"
-        kept = disk.write_file(fd, _hidden(name), pieces, mode=mode, mtime_ns=seconds * 1_000_000_000, durable=durable)
+        rights = {"mode": mode, "group": files.group_in(fd)}
+        mtime_ns = seconds * 1_000_000_000
+        kept = disk.write_file(fd, _hidden(name), pieces, **rights, mtime_ns=mtime_ns, durable=durable)
         if kept // 1_000_000_000 != seconds:
             logger.warning("date not kept key=%r date=%s", message.key, message.internal_date.isoformat())
         return name
@@ -276,7 +283,7 @@ class EmlDestinationSession:
                     dates.append(status.st_mtime_ns // 1_000_000_000)
         except MailboxNotFound:
             return None
-        return Survey(uidvalidity=0, keys=keys, sizes=sizes, dates=dates, at=places.get)
+        return Survey(uidvalidity=0, keys=keys, sizes=sizes, dates=dates, at=Places(places))
 
 
 def stem(of: Batch | Wanted, index: int) -> str:

@@ -36,6 +36,7 @@ from aimport.model import (
     Message,
     MessageKey,
     Original,
+    Places,
     Position,
     Rejected,
     Stored,
@@ -105,6 +106,9 @@ class MaildirDestinationSession:
             self._writer.close()
             self._writer = None
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await MaildirSourceSession(self._layout).list_mailboxes()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         directory = self._layout.new_directory(mailbox)
         await to_thread.run_sync(self._create, mailbox, directory, subscribe)
@@ -118,7 +122,7 @@ class MaildirDestinationSession:
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         return await to_thread.run_sync(self._find, mailbox, wanted)
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         return await to_thread.run_sync(self._survey, mailbox)
 
     @asynccontextmanager
@@ -190,7 +194,8 @@ class MaildirDestinationSession:
                 changed = with_subscription(data, levels, self._layout.separator)
                 if changed is not None:
                     mode = stat.S_IMODE(os.fstat(fd).st_mode) & 0o666
-                    disk.replace_file(fd, name, changed, mode=mode, durable=self._fsync != "never")
+                    group, durable = files.group_in(fd), self._fsync != "never"
+                    disk.replace_file(fd, name, changed, mode=mode, group=group, durable=durable)
         finally:
             os.close(fd)
 
@@ -266,7 +271,7 @@ class MaildirDestinationSession:
         finally:
             folder.close()
         places = {stem_in(key) or key: index for index, key in enumerate(keys)}
-        return Survey(uidvalidity=0, keys=keys, sizes=sizes, dates=dates, at=places.get)
+        return Survey(uidvalidity=0, keys=keys, sizes=sizes, dates=dates, at=Places(places))
 
 
 def _wire_size(name: str, octets: int) -> int:
@@ -290,6 +295,7 @@ class _Writer:
         self._group = disk.GroupSync.of(folder.fd) if fsync == "batch" else None
         self._keywords = disk.Keywords(folder)
         self._mode = stat.S_IMODE(os.fstat(folder.fd).st_mode) & 0o666
+        self._gid = files.group_in(folder.fd)
         self._host = escape_host(socket.gethostname())
         self._link = link
         self._device = os.fstat(folder.fd).st_dev
@@ -374,6 +380,7 @@ class _Writer:
             base,
             pieces,
             mode=self._mode,
+            group=self._gid,
             mtime_ns=seconds * 1_000_000_000,
             durable=self._fsync == "each",
         )
@@ -403,7 +410,7 @@ class _Writer:
                 original.size,
                 original.mtime_ns,
                 stat.S_IFREG | original.mode,
-            )
+            ) and self._gid in (-1, status.st_gid)
             if same and self._fsync == "each":
                 disk.sync_file(base, self.folder.tmp)
         except BaseException:
@@ -445,7 +452,8 @@ class _Writer:
             if len(letters) > before:
                 data = format_keywords(letters)
                 durable = self._fsync != "never"
-                disk.replace_file(self.folder.control, disk.KEYWORDS, data, mode=self._mode, durable=durable)
+                rights = {"mode": self._mode, "group": self._gid}
+                disk.replace_file(self.folder.control, disk.KEYWORDS, data, **rights, durable=durable)
         return known
 
 
@@ -475,21 +483,21 @@ def _make_folder(root: int, steps: Sequence[str], durable: bool, *, marked: bool
 
     `marked`: a folder gets the file that Maildir++ knows its folders by.
     """
-    mode = stat.S_IMODE(os.fstat(root).st_mode) & 0o2777
+    mode, group = stat.S_IMODE(os.fstat(root).st_mode) & 0o2777, files.group_in(root)
     with ExitStack() as stack:
         fd = root
         for step in steps:
-            changed = disk.make_directory(fd, step, mode)
+            changed = disk.make_directory(fd, step, mode, group)
             if durable and changed:
                 os.fsync(fd)
             fd = os.open(step, files.DIRECTORY, dir_fd=fd)
             stack.callback(os.close, fd)
-        made = [disk.make_directory(fd, name, mode) for name in ("tmp", "new", "cur")]
+        made = [disk.make_directory(fd, name, mode, group) for name in ("tmp", "new", "cur")]
         if steps and marked:
             with suppress(FileExistsError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
                 mark = os.open("maildirfolder", flags, mode & 0o666, dir_fd=fd)
-                os.fchmod(mark, mode & 0o666)  # the umask was applied
+                files.share(mark, mode & 0o666, group)
                 os.close(mark)
         if durable and any(made):
             os.fsync(fd)

@@ -27,7 +27,7 @@ from aimport.errors import (
 )
 from aimport.model import MessageKey
 from aimport.names import printable
-from aimport.stores.files import DIRECTORY, FILE, on_disk, read_control, translated
+from aimport.stores.files import DIRECTORY, FILE, on_disk, read_control, share, translated
 from aimport.stores.maildir.names import Layout, courier_words, key_of, parse_courier_list, parse_keywords, split_name
 
 logger = logging.getLogger(__name__)
@@ -281,16 +281,16 @@ def make_path(path: str, durable: bool) -> None:
         os.close(fd)
 
 
-def make_directory(dir_fd: int, name: str, mode: int) -> bool:
+def make_directory(dir_fd: int, name: str, mode: int, group: int = -1) -> bool:
     """A directory where there is none; whether it was made."""
     try:
         os.mkdir(name, 0o700, dir_fd=dir_fd)
     except FileExistsError:
         return False
-    if mode != 0o700:
+    if mode != 0o700 or group >= 0:
         fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
         try:
-            os.fchmod(fd, mode)
+            share(fd, mode, group)
         finally:
             os.close(fd)
     return True
@@ -352,7 +352,7 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def replace_file(dir_fd: int, name: str, data: bytes, *, mode: int, durable: bool) -> None:
+def replace_file(dir_fd: int, name: str, data: bytes, *, mode: int, group: int = -1, durable: bool) -> None:
     """Write a control file beside its old version and rename it into place. The caller holds its lock.
 
     Its mtime grows by a second at least: Dovecot compares whole seconds to see a change.
@@ -362,11 +362,13 @@ def replace_file(dir_fd: int, name: str, data: bytes, *, mode: int, durable: boo
         now = max(int(time.time()), int(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mtime) + 1)
     except FileNotFoundError:
         now = int(time.time())
-    write_file(dir_fd, new_name, (data,), mode=mode, mtime_ns=now * 1_000_000_000, durable=durable)
+    write_file(dir_fd, new_name, (data,), mode=mode, group=group, mtime_ns=now * 1_000_000_000, durable=durable)
     os.rename(new_name, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
 
-def write_file(dir_fd: int, name: str, pieces: Iterable[bytes], *, mode: int, mtime_ns: int, durable: bool) -> int:
+def write_file(
+    dir_fd: int, name: str, pieces: Iterable[bytes], *, mode: int, group: int = -1, mtime_ns: int, durable: bool
+) -> int:
     """Write a new file, instead of a leftover of that name, and give it its mtime. Returns the mtime it kept.
 
     Raises:
@@ -394,7 +396,7 @@ def write_file(dir_fd: int, name: str, pieces: Iterable[bytes], *, mode: int, mt
             if status.st_size != size:
                 raise OSError(errno.EIO, f"{status.st_size} of {size} octets were written")
             if mode & 0o077:
-                os.fchmod(fd, mode)  # the umask was applied
+                share(fd, mode, group)
             if durable:
                 os.fdatasync(fd)
         finally:

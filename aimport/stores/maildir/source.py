@@ -445,7 +445,7 @@ class _Reader:
             self._ahead.body.close()
 
     def read(self, wanted: Sequence[tuple[MessageKey, Hint]]) -> list[Message | Unreadable]:
-        """The first of `wanted`, one at least, up to about HOP_OCTETS; a large one stands alone.
+        """The first of `wanted`, one at least, up to HOP_OCTETS; a larger one stands alone.
 
         Raises:
             MailboxError: the folder cannot be read any more.
@@ -468,13 +468,12 @@ class _Reader:
             else:
                 result = self._read(key, hint, letters)
             if isinstance(result, Message):
-                if done and not isinstance(result.body, bytes):
+                octets += len(result.body)
+                # A list just above what a batch may hold would go as two batches, the second of one message.
+                if done and (octets > HOP_OCTETS or not isinstance(result.body, bytes)):
                     self._ahead = result
                     break
-                octets += len(result.body)
             done.append(result)
-            if octets >= HOP_OCTETS:
-                break
             if len(done) % 16 == 0:
                 from_thread.check_cancelled()
         self._fresh = False

@@ -37,6 +37,7 @@ from aimport.model import (
     Mailbox,
     Message,
     MessageKey,
+    Places,
     Position,
     Rejected,
     Stored,
@@ -96,6 +97,9 @@ class MboxDestinationSession:
         self._checked: dict[tuple[str, ...], content.Signature] = {}
         """Files whose end was seen to be whole, as they were then."""
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await MboxSourceSession(self._layout).list_mailboxes()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         steps = self._layout.new_steps(mailbox)
         await to_thread.run_sync(self._create, mailbox, steps, subscribe)
@@ -109,7 +113,7 @@ class MboxDestinationSession:
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         return await to_thread.run_sync(self._find, mailbox, wanted, since)
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         return await to_thread.run_sync(self._survey, mailbox, since)
 
     @asynccontextmanager
@@ -146,7 +150,7 @@ class MboxDestinationSession:
                     if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
                         raise MailboxNameInvalid(f"{path}: is a directory: a mailbox has no others below it") from None
                 else:
-                    os.fchmod(fd, mode)  # the umask was applied
+                    files.share(fd, mode, files.group_in(directory))
                     os.close(fd)
                     if durable:
                         os.fsync(directory)
@@ -174,7 +178,8 @@ class MboxDestinationSession:
                 if changed is not None:
                     mode = stat.S_IMODE(os.fstat(fd).st_mode) & 0o666
                     durable = self._fsync != "never"
-                    maildir_disk.replace_file(fd, layout.subscriptions, changed, mode=mode, durable=durable)
+                    rights = {"mode": mode, "group": files.group_in(fd)}
+                    maildir_disk.replace_file(fd, layout.subscriptions, changed, **rights, durable=durable)
         finally:
             os.close(fd)
 
@@ -203,7 +208,8 @@ class MboxDestinationSession:
                 try:
                     if make:
                         mode = stat.S_IMODE(os.fstat(above_fd).st_mode) & 0o2777
-                        if maildir_disk.make_directory(above_fd, step, mode) and self._fsync != "never":
+                        made = maildir_disk.make_directory(above_fd, step, mode, files.group_in(above_fd))
+                        if made and self._fsync != "never":
                             os.fsync(above_fd)
                     fd = os.open(step, files.DIRECTORY, dir_fd=above_fd)
                 except BaseException:
@@ -308,7 +314,7 @@ class MboxDestinationSession:
             raise files.translated(error, mailbox.name) from error
         finally:
             octets.close()
-        return Survey(uidvalidity=0, keys=keys, sizes=sizes, dates=dates, at=places.get)
+        return Survey(uidvalidity=0, keys=keys, sizes=sizes, dates=dates, at=Places(places))
 
 
 def _messages(octets: content.Plain, start: int = 0) -> Iterator[tuple[int, int, int, bytes]]:
