@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aimport import progress
 from aimport.cli.biggest import biggest
@@ -38,6 +38,9 @@ DONE = frozenset({"done"})
 """Statuses of users whom a resume passes over: what was rejected it tries again, the reason may be gone."""
 FINISHED = frozenset({"done", "rejects"})
 """Statuses of users who let a run be finished."""
+
+STAGES_SHOWN_S: Final = 5.0
+"""Of a shorter run nobody asks why it took so long."""
 
 
 def journal_root(given: str | None) -> Path:
@@ -281,7 +284,8 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
     elif run.gave_up and code != 130:
         code = 75
     with suppress(BrokenPipeError):  # the run ended as it did, whoever listens
-        _print_report(call, RunReport(run=journal.run, users=results, exit=code), journal, run)
+        report = RunReport(run=journal.run, users=results, exit=code, stages=run.stages.to_json())
+        _print_report(call, report, journal, run)
         sys.stdout.flush()
     return code
 
@@ -295,10 +299,14 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
     if call.as_json:
         print_json(report.to_json())
     else:
-        from aimport.report import write_table
+        from aimport.report import printable, write_stages, write_table
 
         write_table(report, sys.stdout)
         print(f"{progress.line(run.counters)}, {progress.duration(run.counters.elapsed_s)}")
+        finding = run.stages.finding()
+        if finding is not None and run.counters.elapsed_s >= STAGES_SHOWN_S:
+            write_stages(run.stages.rows(), sys.stdout)
+            print(printable(str(finding)))
     if report.totals.dates:
         guesses = ", ".join(f"{count} from {what}" for what, count in sorted(report.totals.dates.items()))
         print(f"dates guessed, for the source keeps none: {guesses}", file=sys.stderr)
