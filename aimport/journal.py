@@ -829,6 +829,9 @@ class Journal:
         read: int | None = None
         there: dict[str, UserResult | None] | None = {}
         """Of one shard: its users were handed out together, so they stand together here."""
+        if self._closed and self.directory is None:
+            return
+        own = self._read(lambda db: db.execute("SELECT 1 FROM log WHERE user>0").fetchone())
         while last >= 0 and not (self._closed and self.directory is None):
             last, page = self._read(partial(_standings, after=last, path=self._path))
             for number, name, shard, result in page:
@@ -841,7 +844,7 @@ class Journal:
                     yield name, UserResult(user=name, status="stopped", error=error)
                 elif name in there:
                     yield name, there[name]
-                else:  # handed out and not begun; before that, it may have had an error that is none of its mail's
+                elif own is not None:  # handed out and not begun; before that, it may have had an error
                     before = self._read(partial(_result, user=number, path=self._path))
                     if before is not None:
                         yield name, before
