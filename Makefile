@@ -51,6 +51,7 @@ bench: servers
 	@$(BIN)/python -m bench.journal_cost
 	@$(BIN)/python -m bench.selecting
 	@$(BIN)/python -m bench.dbox
+	@$(BIN)/python -m bench.workers
 	@$(BIN)/python -m bench.limits
 
 bench-quick: servers
@@ -59,6 +60,7 @@ bench-quick: servers
 	@$(BIN)/python -m bench.journal_cost --rounds 1 --messages 250
 	@$(BIN)/python -m bench.selecting --quick
 	@$(BIN)/python -m bench.dbox --quick
+	@$(BIN)/python -m bench.workers --quick
 	@$(BIN)/python -m bench.limits --quick
 
 clean:

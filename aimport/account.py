@@ -23,7 +23,6 @@ from aimport.limits import ByteBudget, HostLimits, Limits
 from aimport.mapping import Naming
 from aimport.merging import Merge
 from aimport.model import Endpoint, Mailbox, MessageKey, Order, Selection, UserJob
-from aimport.pacing import Throttles
 from aimport.query.query import Query
 from aimport.seats import Seats
 from aimport.tally import Counters
@@ -61,8 +60,6 @@ class Run:
     """`--exclude`, `--map`, `--special-use`."""
     repair: bool = False
     """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
-    throttles: Throttles = field(default_factory=Throttles)
-    """The rates that `stores` keep to."""
     ledger: Ledger = field(default_factory=Ledger)
     """Octets that accounts have given and taken today."""
     daily_wait: bool = True

@@ -5,7 +5,8 @@
     ├── ConfigurationError      78  settings (before the run)
     ├── RunHeld                 69  another run holds the job or a destination user
     ├── JournalError                the run cannot remember what it does; run
-    │   └── JournalDamaged          a record in the middle does not match its checksum
+    │   ├── JournalDamaged          a record in the middle does not match its checksum
+    │   └── JournalBusy             a worker on another machine has it open, and no two may
     ├── DestinationFull             no space or read-only below the destination; run
     ├── ClusterLost                 scheduler or workers do not come back; run
     ├── MessageRefused              the destination refused this message; message
@@ -139,6 +140,10 @@ class JournalError(AimportError):
 
 class JournalDamaged(JournalError):
     """A record does not match its checksum. The place and the repair are in the text."""
+
+
+class JournalBusy(JournalError):
+    """Another process has it open for itself alone."""
 
 
 class DestinationFull(AimportError):

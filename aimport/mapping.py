@@ -262,7 +262,7 @@ def _table() -> Mapping[str, Mapping[str, int]]:
     """By use: folded names, and where in the row of its language each stands."""
     found: dict[str, dict[str, int]] = {}
     for use in SPECIAL_USES:
-        rows = _data()[use.removeprefix("\\")]
+        rows = _data()[use.removeprefix("\\").lower()]
         assert isinstance(rows, dict), "a table of the package"
         ranks = found[use] = {}
         for row in rows.values():

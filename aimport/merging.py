@@ -68,7 +68,7 @@ async def demand_empty(writer: DestinationSession) -> None:
     DestinationNotEmpty: one of its mailboxes has a message, also one that the import would not touch.
     """
     for mailbox in await mailboxes_at(writer):
-        survey = await writer.survey(mailbox, Position())
+        survey = await writer.survey(mailbox, Position(), sizes=False)
         if survey is not None and survey.keys:
             raise DestinationNotEmpty(
                 f"the destination has {len(survey.keys)} messages in {mailbox.name!r}, and --merge require-empty was"

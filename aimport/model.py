@@ -28,8 +28,8 @@ Security = Literal["tls", "starttls", "none"]
 
 Dated = Literal["", "name", "received", "date", "mtime"]
 """What an INTERNALDATE was taken from where the source keeps none (`aimport.dates`); "": it is the source's own."""
-SPECIAL_USES: Final = ("\\sent", "\\trash", "\\junk", "\\drafts", "\\archive", "\\all", "\\flagged")
-"""Attributes that say what a mailbox is for (RFC 6154 §2), lower case."""
+SPECIAL_USES: Final = ("\\Sent", "\\Trash", "\\Junk", "\\Drafts", "\\Archive", "\\All", "\\Flagged")
+"""Attributes that say what a mailbox is for (RFC 6154 §2)."""
 
 Order = Literal["stored", "newest", "oldest"]
 """Of the messages of a mailbox: as the store has them, or by when they were received."""

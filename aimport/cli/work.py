@@ -222,16 +222,14 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
     from aimport.runners.joining import Joining
 
     sizes = biggest(call.journal, journal)
-    throttles = throttles_of(call.limits, plan.settings)
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
     run = Run(
         stores=Stores(
             fsync=call.fsync,
             link=call.link,
             salvage=call.salvage,
-            throttles=throttles,
+            throttles=throttles_of(call.limits, plan.settings),
         ),
-        throttles=throttles,
         journal=journal,
         query=plan.query,
         first=plan.first,

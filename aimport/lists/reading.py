@@ -67,7 +67,7 @@ def open_list(held: text.Held, name: str, form: str | None) -> Reading:
     if chosen.name in ("cpanel", "mbox-tree"):
         raise UsageError(f"{name}: a list of the form {chosen.name} is a directory")
     if chosen.name == "csv":
-        columns = tuple(cell.strip() for cell in cells_of(head[0], separator)) if head else ()
+        columns = tuple(_header_of(head[0], separator)) if head else ()
         row = _canonical_reader(columns, separator)
         return Reading(chosen, columns, lambda: _table(held, row, header=True, strict=False))
     return Reading(chosen, (), lambda: _foreign(held, chosen, head))
@@ -202,6 +202,7 @@ def _table(held: text.Held, row: Row, *, header: bool, strict: bool = True) -> G
 def _canonical_reader(columns: tuple[str, ...], separator: str) -> Row:
     def row(number: int, content: str) -> UserRow:
         if number == 0:
+            cells_of(content, separator)  # says what is wrong with a header that has no columns
             _check_columns(columns)
             return UserRow(user="")
         return _csv_row(number, cells_of(content, separator), columns)

@@ -119,7 +119,7 @@ def test_a_maildir_finds_the_special_mailboxes_of_a_server_by_their_attributes(g
     assert shown(planned) == expected
     assert json.loads(planned.stdout)["excluded"] == ["Trash.x"]
     text = run("plan", *words).stdout
-    assert "Sent Items -> Gesendet (\\sent): 1 messages" in text and "  Trash.x: excluded\n" in text
+    assert "Sent Items -> Gesendet (\\Sent): 1 messages" in text and "  Trash.x: excluded\n" in text
     done = run("import", "--json", *words)
     assert (done.returncode, json.loads(done.stdout)["totals"]["found"]) == (0, 7), done.stderr
     assert subjects(german, "attributes") == {dest: [source] for source, dest in expected.items()}

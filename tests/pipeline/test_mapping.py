@@ -21,7 +21,7 @@ def world() -> World:
     at = World()
     for number, name in enumerate(("INBOX", "Old", "Old/2020", "Sent Items", "Sent Items/x", "Trash", "Trash/y")):
         at.fill("bob", name, bodies(2, start=10 * number))
-    at.new.mailbox("bob", ("Gesendet",)).uses = ("\\sent",)
+    at.new.mailbox("bob", ("Gesendet",)).uses = ("\\Sent",)
     return at
 
 
@@ -41,7 +41,7 @@ async def test_the_plan_shows_what_the_import_does() -> None:
         "INBOX": "INBOX", "Old": "Older", "Old/2020": "Older/2020",
         "Sent Items": "Gesendet", "Sent Items/x": "Gesendet/x",
     }  # fmt: skip
-    assert {each.source: each.use for each in planned.mailboxes if each.use} == {"Sent Items": "\\sent"}
+    assert {each.source: each.use for each in planned.mailboxes if each.use} == {"Sent Items": "\\Sent"}
     result = await import_user(job("bob"), run_of(at))
     assert (result.status, result.found, result.imported) == ("done", 10, 10), "what is excluded is not found"
     assert {name for name, messages in holds(at.new, "bob").items() if messages} == set(shown.values())
@@ -83,7 +83,7 @@ async def test_what_began_in_one_mailbox_ends_there(resumed: bool) -> None:
     async def change(event: Event) -> None:
         if event.verb == "append" and at.new.appends == 2:
             at.new.mailbox("bob", ("Gesendet",)).uses = ()
-            at.new.mailbox("bob", ("Neu",)).uses = ("\\sent",)
+            at.new.mailbox("bob", ("Neu",)).uses = ("\\Sent",)
 
     at.new.hook = change
     result = await import_user(job("bob"), run_of(at))
@@ -97,9 +97,9 @@ async def test_what_began_in_one_mailbox_ends_there(resumed: bool) -> None:
 async def test_a_new_mailbox_is_made_for_its_use() -> None:
     at = World()
     box = at.old.mailbox("bob", ("Raus",))
-    box.uses = ("\\sent",)
+    box.uses = ("\\Sent",)
     at.fill("bob", "Raus", bodies(2))
     result = await import_user(job("bob"), run_of(at))
     assert result.status == "done"
-    assert at.new.mailbox("bob", ("Raus",)).uses == ("\\sent",)
-    assert Mailbox(path=("Raus",)) == Mailbox(path=("Raus",), uses=("\\sent",)), "a use is no part of a name"
+    assert at.new.mailbox("bob", ("Raus",)).uses == ("\\Sent",)
+    assert Mailbox(path=("Raus",)) == Mailbox(path=("Raus",), uses=("\\Sent",)), "a use is no part of a name"

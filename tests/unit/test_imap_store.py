@@ -903,7 +903,7 @@ async def test_uses_are_asked_for_where_they_are_offered_and_a_plain_list_will_d
     async with source(script, offered=SPECIAL) as session:
         found = await session.list_mailboxes()
     uses = {mailbox.name: mailbox.uses for mailbox in found}
-    assert uses == {"Gesendet": ("\\sent",), "Weg": ("\\trash", "\\archive"), "Mehr": ()}
+    assert uses == {"Gesendet": ("\\Sent",), "Weg": ("\\Trash", "\\Archive"), "Mehr": ()}
 
 
 @pytest.mark.parametrize(
@@ -917,5 +917,5 @@ async def test_uses_are_asked_for_where_they_are_offered_and_a_plain_list_will_d
 )
 async def test_a_mailbox_is_made_with_its_use_or_without(offered: str, script: str) -> None:
     async with destination(script, offered=offered) as session:
-        mailbox = Mailbox(path=("Raus",), separator="/", uses=("\\sent", "\\all"))
+        mailbox = Mailbox(path=("Raus",), separator="/", uses=("\\Sent", "\\All"))
         await session.create_mailbox(mailbox, subscribe=False)

@@ -17,7 +17,7 @@ from tests.strategies import paths
 
 def box(name: str, *uses: str, separator: str = "/") -> Mailbox:
     path = tuple(name.split(separator))
-    return Mailbox(path=path, separator=separator, uses=tuple(f"\\{use}" for use in uses))
+    return Mailbox(path=path, separator=separator, uses=tuple(f"\\{use.capitalize()}" for use in uses))
 
 
 def mapped(
@@ -209,7 +209,7 @@ def test_an_ordinary_mailbox_that_is_called_as_the_target_clashes() -> None:
 def test_new_mailboxes_get_their_use_and_what_is_below_or_has_a_parent_gets_none() -> None:
     sources = [box("Raus", "sent"), box("Raus/x"), box("y")]
     targets = SPECIAL.targets(sources, listed=sources, there=[], parent="", separator="/", folds_case=False, kept={})
-    assert [target.uses for target in targets.values()] == [("\\sent",), (), ()]
+    assert [target.uses for target in targets.values()] == [("\\Sent",), (), ()]
     below = SPECIAL.targets(
         sources, listed=sources, there=SERVER, parent="Old", separator="/", folds_case=False, kept={}
     )

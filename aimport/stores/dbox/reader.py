@@ -53,16 +53,13 @@ _NO_GUID: Final = bytes(16)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """What is known of a message beside its octets. Dates are seconds since 1970."""
+    """What is known of a message that a `Message` does not say. Dates are seconds since 1970."""
 
     uid: int
-    guid: str
-    received: int
     saved: int | None
     """None: the file system does not say either."""
     size: int
     """Octets, as the store has them."""
-    uidl: str
 
 
 class Located(NamedTuple):
@@ -194,11 +191,8 @@ class Reader:
             status = located.octets.status
             return Details(
                 uid=self._uid(row),
-                guid=found.guid,
-                received=self._received(row, found, status),
                 saved=self._saved(row, status),
                 size=found.plain_size,
-                uidl=found.uidl if self._has_uidls() else "",
             )
 
     # One thing of a message, None when it cannot be had: reading the message will say why.

@@ -175,8 +175,7 @@ class ImapDestinationSession(Session):
     async def _create(self, name: bytes, uses: Sequence[str]) -> Tagged:
         """With its uses where that can be asked for; what is refused so may be taken without (USEATTR, RFC 6154)."""
         if uses and "CREATE-SPECIAL-USE" in self._connection.capabilities:
-            attributes = " ".join(f"\\{use[1:].capitalize()}" for use in uses).encode("ascii")
-            words = (b"CREATE", octet_string(name), b"(USE (%s))" % attributes)
+            words = (b"CREATE", octet_string(name), b"(USE (%s))" % " ".join(uses).encode("ascii"))
             tagged = (await self._connection.command(*words)).tagged
             if tagged.status == "OK" or tagged.code == "ALREADYEXISTS":
                 return tagged
@@ -414,18 +413,18 @@ class ImapDestinationSession(Session):
 
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         await self._in_step()
-        return await ImapSourceSession(
-            Link(self._connection, self._namespace, self._profile, self._throttle)
-        ).list_mailboxes()
+        return await self._as_source().list_mailboxes()
+
+    def _as_source(self) -> ImapSourceSession:
+        """The same account, over this connection: some accounts have no second one."""
+        return ImapSourceSession(Link(self._connection, self._namespace, self._profile, self._throttle))
 
     @asynccontextmanager
     async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
-        """Over this connection: some accounts have no second one."""
         await self._in_step()
         name = self._name(mailbox)
-        session = ImapSourceSession(Link(self._connection, self._namespace, self._profile, self._throttle))
         try:
-            yield session, replace(mailbox, native=name.decode("latin-1"))
+            yield self._as_source(), replace(mailbox, native=name.decode("latin-1"))
         finally:
             await self._leave()
 

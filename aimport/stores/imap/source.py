@@ -144,7 +144,7 @@ class ImapSourceSession(Session):
         if self._prefix and name.startswith(self._prefix) and len(name) > len(self._prefix):
             name = name[len(self._prefix) :]
         path = names.split(decoded(name), listed.separator)
-        uses = tuple(use for use in SPECIAL_USES if use in listed.flags)
+        uses = tuple(use for use in SPECIAL_USES if use.lower() in listed.flags)
         return Mailbox(path=path, separator=listed.separator, native=listed.name.decode("latin-1"), uses=uses)
 
     async def count(self, mailboxes: Sequence[Mailbox]) -> Sequence[Counts | None]:

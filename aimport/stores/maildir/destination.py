@@ -351,7 +351,10 @@ class _Writer:
             for _, base, _ in written:
                 self._remove(base)
             raise
-        if self._fsync != "never":
+        if self._group is not None:
+            # All lanes share it; a sync of each directory is as much work for ext4, and nobody shares that.
+            self._group.sync()
+        elif self._fsync != "never":
             disk.sync_directories(sorted(touched))
         return outcomes
 

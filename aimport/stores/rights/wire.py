@@ -96,6 +96,9 @@ class ReadMessage(msgspec.Struct, array_like=True, tag="message"):
     wire: bool
     dated: Dated
     original: tuple[str, int, int, int, int, int, int] | None
+    guid: str
+    uidl: str
+    note: str
 
 
 class NotRead(msgspec.Struct, array_like=True, tag="unreadable"):
@@ -468,6 +471,9 @@ def read_of(one: Message | Unreadable, descriptors: list[int]) -> ReadMessage | 
         one.wire,
         one.dated,
         None if its is None else (its.path, its.device, its.inode, its.size, its.mtime_ns, its.mode, its.uid),
+        one.guid,
+        one.uidl,
+        one.note,
     )
 
 
@@ -491,6 +497,9 @@ def message_of(one: ReadMessage | NotRead, descriptors: Sequence[int]) -> Messag
         wire=one.wire,
         dated=one.dated,
         original=None if one.original is None else Original(*one.original),
+        guid=one.guid,
+        uidl=one.uidl,
+        note=one.note,
     )
 
 
