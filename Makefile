@@ -53,6 +53,8 @@ bench: servers
 	@$(BIN)/python -m bench.dbox
 	@$(BIN)/python -m bench.workers
 	@$(BIN)/python -m bench.limits
+	@$(BIN)/python -m bench.stages_cost
+	@$(BIN)/python -m bench.users_scale
 
 bench-quick: servers
 	@$(BIN)/python -m bench --quick
@@ -62,6 +64,8 @@ bench-quick: servers
 	@$(BIN)/python -m bench.dbox --quick
 	@$(BIN)/python -m bench.workers --quick
 	@$(BIN)/python -m bench.limits --quick
+	@$(BIN)/python -m bench.stages_cost --rounds 1
+	@$(BIN)/python -m bench.users_scale --quick
 
 clean:
 	@rm -rf .venv .venv-bootstrap .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

@@ -23,8 +23,10 @@ from aimport.limits import ByteBudget, HostLimits, Limits
 from aimport.mapping import Naming
 from aimport.merging import Merge
 from aimport.model import Endpoint, Mailbox, MessageKey, Order, Selection, UserJob
+from aimport.pacing import Throttles
 from aimport.query.query import Query
 from aimport.seats import Seats
+from aimport.stages import Stages
 from aimport.tally import Counters
 
 logger = logging.getLogger(__name__)
@@ -60,11 +62,14 @@ class Run:
     """`--exclude`, `--map`, `--special-use`."""
     repair: bool = False
     """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
+    throttles: Throttles = field(default_factory=Throttles)
+    """The rates that `stores` keep to."""
     ledger: Ledger = field(default_factory=Ledger)
     """Octets that accounts have given and taken today."""
     daily_wait: bool = True
     """Whether users whose day is used up are waited for."""
     counters: Counters = field(default_factory=Counters)
+    stages: Stages = field(init=False, default_factory=Stages)
     stopping: bool = False
     """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
     gave_up: bool = False
@@ -182,6 +187,8 @@ class Account:
         self.cut_short = False
         """The run was stopped before all its mailboxes were looked at: there may be more than is known."""
         self.announced = False
+        self.source_host = self.destination_host = ""
+        """As the stores name them; "" for local ones."""
         self.dates: Counter[str] = Counter()
         """Messages stored with an INTERNALDATE that is a guess, by what it was taken from."""
         self.days: dict[Direction, Day] = {}

@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mailbox_list_drop_noselect: str = ""
     mailbox_list_utf8: str = ""
     mailbox_list_visible_escape_char: str = ""
+    mailbox_list_storage_escape_char: str = ""
     user_list: str = ""
     mail_home: str = ""
     mail_uid: str = ""

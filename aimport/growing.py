@@ -97,7 +97,7 @@ class Growing:
         self._read = self.version() or self._read
         try:
             users = check_users(self._path, form=self._plan.request.list_format, copy=True)
-        except AimportError as error:
+        except (AimportError, OSError) as error:
             logger.warning("user list read again and not taken: %s", error)
             return 0
         mask = self._plan.selection.mask

@@ -106,6 +106,10 @@ class Settled:
     """The `Appending` of a store that has its answer when `append` returns."""
 
     known: Sequence[Outcome]
+    sync_s: float = 0.0
+    """Of the time of `append`: what it waited for the disk to have it for sure."""
+    turn_s: float = 0.0
+    """What it waited for others that write to the same disk."""
 
     async def outcomes(self) -> Sequence[Outcome]:
         return self.known

@@ -599,6 +599,8 @@ class Journal:
         self._shards: OrderedDict[int, Journal] = OrderedDict()
         """Those that were read last."""
         self._opening = threading.Lock()
+        self.keeps_some = False
+        """Users of a run with shards have their records here, as far as is known (`open_places`)."""
         self._empty_shard = b""
 
     # --- begin and end of a run
@@ -944,7 +946,9 @@ class Journal:
 
     async def open_places(self) -> int:
         """Makes ready for shards; returns the number of the last one. Who began in this journal stays in it."""
-        await self._ask(_place_here)
+        with self._opening:
+            self._look_away(0)  # a worker may want to have them for itself alone
+        self.keeps_some = await self._ask(_place_here)
         return self._last_shard
 
     async def homes(self, users: Sequence[tuple[str, str]]) -> Sequence[int | None]:
@@ -1738,12 +1742,14 @@ def _place(db: sqlite3.Connection, shard: int, users: Sequence[tuple[str, str]])
     db.executemany("INSERT OR IGNORE INTO places VALUES (?,?,?)", places)
 
 
-def _place_here(db: sqlite3.Connection) -> None:
+def _place_here(db: sqlite3.Connection) -> bool:
+    """Whether there are any."""
     began = "SELECT destination FROM users WHERE destination NOT IN (SELECT destination FROM places)"
     for (destination,) in db.execute(began).fetchall():
         if destination:  # else it never came as far as that
             seal = _seal((HERE,), destination)
             db.execute("INSERT OR IGNORE INTO places VALUES (?,?,?)", (destination, HERE, seal))
+    return db.execute("SELECT 1 FROM places WHERE shard=?", (HERE,)).fetchone() is not None
 
 
 def _homes(db: sqlite3.Connection, users: Sequence[tuple[str, str]]) -> list[int | None]:

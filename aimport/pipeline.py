@@ -103,7 +103,8 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
         if job.error:
             raise unready(job)
         async with run.alone(job.destination.identity):
-            log = await run.journal.begin_user(job.user, job.destination.identity)
+            with run.stages.holding("journal"):
+                log = await run.journal.begin_user(job.user, job.destination.identity)
             account = Account(job, log, run)
             await _try_until_done(account)
     except AimportError as error:
@@ -127,7 +128,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
         with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
             await run.journal.finish_user(job.user, result)
         return result
-    with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+    with anyio.move_on_after(COMMIT_GRACE_S, shield=True), run.stages.holding("journal"):
         await run.journal.finish_user(job.user, result)
     run.hosts.forget(job.user)
     if failure is not None and failure.scope is Scope.RUN:
@@ -221,20 +222,21 @@ async def _copy_account(account: Account) -> None:
     account.failures.clear()
     account.try_began = anyio.current_time()
     source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
-    async with (
-        run.hosts.hold((source.host, destination.host)),
-        opened(source, run, job.user) as reader,
-        opened(destination, run, job.user) as writer,
-    ):
-        account.keep_days(reader, writer)
-        try:
-            await _select_all(account, reader, writer)
-            works = [work for work in account.works.values() if not work.complete]
-            works.sort(key=lambda work: len(work.selection.keys), reverse=True)
-            await _run_lanes(account, works, source, destination, reader, writer)
-        finally:
-            with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
-                await account.close_days()
+    account.source_host, account.destination_host = source.host, destination.host
+    began_s = run.stages.clock()
+    async with run.hosts.hold((source.host, destination.host)):
+        crowded = run.stages.meter("connect", destination.host or source.host)
+        crowded.crowded_s += run.stages.clock() - began_s
+        async with opened(source, run, job.user) as reader, opened(destination, run, job.user) as writer:
+            account.keep_days(reader, writer)
+            try:
+                await _select_all(account, reader, writer)
+                works = [work for work in account.works.values() if not work.complete]
+                works.sort(key=lambda work: len(work.selection.keys), reverse=True)
+                await _run_lanes(account, works, source, destination, reader, writer)
+            finally:
+                with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+                    await account.close_days()
     again = [error for _, error in account.failures if error.retry is Retry.LATER]
     if account.spent is not None:
         await _tell_spent(account, account.spent)
@@ -280,7 +282,8 @@ async def opened(store: Store[S], run: Run, user: str) -> AsyncGenerator[S]:
         )
     async with AsyncExitStack() as left, AsyncExitStack() as stack:
         try:
-            session = await stack.enter_async_context(store.open())
+            with run.stages.holding("connect", host):
+                session = await stack.enter_async_context(store.open())
         except LoginRefused:
             hosts.refused_login(host)
             raise
@@ -359,7 +362,8 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
     job, run = account.job, account.run
     if run.merge is not None and run.merge.way == "require-empty" and not account.log.lanes:  # a lane: mail of ours
         await demand_empty(writer)
-    mapped = await map_mailboxes(job, run, reader, writer, account.log.lanes)
+    with run.stages.holding("list", account.source_host):
+        mapped = await map_mailboxes(job, run, reader, writer, account.log.lanes)
     targets = mapped.targets
     for name in mapped.missing if run.last_turn else ():
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
@@ -374,7 +378,8 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             account.cut_short = True
             return
         try:
-            selection = await selector.select(mailbox)
+            with run.stages.holding("list", account.source_host):
+                selection = await selector.select(mailbox)
         except MailboxError as error:
             account.mailbox_failed(mailbox.name, error)
             continue
@@ -511,10 +516,13 @@ async def _copy_mailbox(
     account: Account, work: Work, destination: Destination, reader: SourceSession, writer: DestinationSession
 ) -> None:
     """Copies what the journal does not call done, and looks whether it is there; what is not, once more."""
+    looking = account.run.stages.holding
     if work.lane is not None and work.lane.open_batches:
-        await _settle(account, work, work.lane, writer)
+        with looking("look", account.destination_host):
+            await _settle(account, work, work.lane, writer)
     if account.run.skip_existing and work.open_keys():
-        await skip_existing(account, work, reader, writer)
+        with looking("look", account.destination_host):
+            await skip_existing(account, work, reader, writer)
     for more in range(COPIES - 1, -1, -1):
         if work.open_keys() and not await _copy(account, work, destination, reader, writer):
             return
@@ -523,7 +531,8 @@ async def _copy_mailbox(
         if account.run.stopping:
             account.cut_short = True
             return
-        lost = await audit(account, work, work.lane, writer)
+        with looking("look", account.destination_host):
+            lost = await audit(account, work, work.lane, writer)
         if not lost:
             break
         if not more:
@@ -558,9 +567,10 @@ async def _copy(
     account: Account, work: Work, destination: Destination, reader: SourceSession, writer: DestinationSession
 ) -> bool:
     """One pass over what is not done; the mailbox is created when the first message is due. False: the run stops."""
-    await writer.create_mailbox(work.target, subscribe=account.run.subscribe)
+    with account.run.stages.holding("look", account.destination_host):
+        await writer.create_mailbox(work.target, subscribe=account.run.subscribe)
+        position = await writer.position(work.target) if work.lane is None else None
     if work.lane is None:
-        position = await writer.position(work.target)
         if position is None:
             raise MailboxNotFound(f"mailbox {work.target.name!r} is missing right after it was created")
         work.lane = await account.log.lane(work.source.name, work.target.name, position)

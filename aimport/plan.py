@@ -227,6 +227,8 @@ def choose_users(
         users = check_users(source, stdin=stdin, form=request.list_format, copy=copy_list)
         for note in users.notes:
             logger.warning("user list: %s: %s", users.name, note)
+        if users.left_out:
+            logger.warning("user list: %s: %d rows are left out, as it says itself", users.name, users.left_out)
     elif request.list_format is not None:
         raise UsageError("--list-format without a list", hint="give it with -F FILE or set user_list")
     name = request.user

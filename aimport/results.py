@@ -150,6 +150,8 @@ class RunReport:
     run: str
     users: Sequence[UserResult]
     exit: int
+    stages: Mapping[str, object] | None = None
+    """What held it up (`stages.Stages.to_json`), of the process that has just worked; None: nobody knows any more."""
 
     @property
     def totals(self) -> Totals:
@@ -163,6 +165,7 @@ class RunReport:
             "users": [result.to_json() for result in self.users],
             "totals": self.totals.to_json(),
             "exit": self.exit,
+            **({} if self.stages is None else {"stages": dict(self.stages)}),
         }
 
 

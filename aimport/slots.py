@@ -13,7 +13,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,8 @@ import anyio
 import anyio.to_thread
 
 from aimport import seams
-from aimport.limits import HostLimits
+from aimport.hosts import PROBE_S
+from aimport.limits import HostLimits, Reached
 from aimport.seats import aside
 
 FIRST_WAIT_S: Final = 0.02
@@ -70,17 +72,25 @@ class Slots:
         return self._held.get(host, 0) > 0
 
     def most(self, host: str) -> int:
-        """How many connections the host is known to take from all of us."""
+        """How many connections the host is known to take from all of us; one more each time long after a refusal."""
+        path = self._place(host) / "most"
         with suppress(FileNotFoundError, ValueError):
-            return max(1, int((self._place(host) / "most").read_bytes()))
+            known = max(1, int(path.read_bytes()))
+            if known < self._per_host and seams.now_us() - path.stat().st_mtime_ns // 1000 > PROBE_S * 1_000_000:
+                known += 1
+                self._keep(path, known)
+            return min(known, self._per_host)
         return self._per_host
 
     def allow(self, host: str, connections: int) -> None:
         """No more than so many from now on."""
         if connections < self.most(host):
-            handle = self._open(self._place(host) / "most")
-            os.pwrite(handle, b"%08d" % connections, 0)
-            os.close(handle)
+            self._keep(self._place(host) / "most", connections)
+
+    def _keep(self, path: Path, connections: int) -> None:
+        handle = self._open(path)
+        os.pwrite(handle, b"%08d" % connections, 0)
+        os.close(handle)
 
     def in_use(self, host: str) -> int:
         """By all processes."""
@@ -159,6 +169,7 @@ class SharedHosts(HostLimits):
     def __init__(self, per_host: int, slots: Slots, *, first_wait_s: float = 1.0, down_s: float = 600.0) -> None:
         super().__init__(per_host, first_wait_s=first_wait_s, down_s=down_s)
         self._slots = slots
+        self._refused: Counter[str] = Counter()
 
     @asynccontextmanager
     async def hold(self, hosts: Iterable[str]) -> AsyncGenerator[None, None]:
@@ -190,8 +201,20 @@ class SharedHosts(HostLimits):
         self._slots.allow(host, connections)
 
     def refused_connection(self, host: str, user: str, *, sure: bool) -> int:
-        self.allow(host, max(1, self._slots.in_use(host) - 1))
+        self._refused[host] += 1
+        self._slots.allow(host, max(1, self._slots.in_use(host) - 1))
         return self._slots.most(host)
+
+    def hear(self, others: Iterable[Reached]) -> None:
+        """What another process has found out."""
+        for each in others:
+            self._refused[each.host] += each.refused
+
+    def reached(self) -> Iterator[Reached]:
+        """Of all processes that were heard of, and of this one."""
+        refused = self._refused + Counter({each.host: each.refused for each in super().reached()})
+        for host, times in sorted(refused.items()):
+            yield Reached(host=host, connections=self._slots.most(host), most=self._per_host, refused=times)
 
     async def _take_shared(self, need: Mapping[str, int]) -> list[int]:
         if (taken := self._try_shared(need)) is not None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aimport import progress
 from aimport.cli.biggest import biggest
@@ -38,6 +38,9 @@ DONE = frozenset({"done"})
 """Statuses of users whom a resume passes over: what was rejected it tries again, the reason may be gone."""
 FINISHED = frozenset({"done", "rejects"})
 """Statuses of users who let a run be finished."""
+
+STAGES_SHOWN_S: Final = 5.0
+"""Of a shorter run nobody asks why it took so long."""
 
 
 def journal_root(given: str | None) -> Path:
@@ -113,10 +116,8 @@ def run_import(call: Call) -> int:
     """`aimport import`: a new run."""
     settings = settings_of(call.globals)
     plan = make_plan(call.request, settings, stdin=sys.stdin.buffer, copy_list=True)
-    check_watched(plan)
+    check_watched(plan, call.processes)
     engine = engine_of(call.processes)
-    if engine is not None and plan.request.watch_list:
-        raise UsageError("--watch-list: not with several processes", hint="import users who came later by a second run")
     if call.journal is None:
         if engine is not None:
             raise UsageError("--no-journal: several processes need a journal")
@@ -177,14 +178,17 @@ def engine_of(processes: Processes) -> Engine | None:
     return cluster.ClusterWorkers(cluster.scheduler_of(processes.cluster, processes.cluster_file))
 
 
-def check_watched(plan: Plan) -> None:
+def check_watched(plan: Plan, processes: Processes) -> None:
     """Looks whether the list can be watched, where that is asked for.
 
     Raises:
-        UsageError: there is none in a file, or it is read for one user.
+        UsageError: there is none in a file, or it is read for one user; several processes work on it.
     """
     from aimport.growing import Growing
 
+    if plan.request.watch_list and processes.several:
+        hint = "a resume takes up who was added"
+        raise UsageError("--watch-list: several processes divide the list before they begin", hint=hint)
     if plan.request.watch_list and not Growing(plan).can_grow:
         raise UsageError("--watch-list: only a list in a file grows", hint="give it with -F FILE, and no single user")
 
@@ -223,13 +227,15 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
 
     sizes = biggest(call.journal, journal)
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
+    throttles = throttles_of(call.limits, plan.settings)
     run = Run(
         stores=Stores(
             fsync=call.fsync,
             link=call.link,
             salvage=call.salvage,
-            throttles=throttles_of(call.limits, plan.settings),
+            throttles=throttles,
         ),
+        throttles=throttles,
         journal=journal,
         query=plan.query,
         first=plan.first,
@@ -286,7 +292,8 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
     elif run.gave_up and code != 130:
         code = 75
     with suppress(BrokenPipeError):  # the run ended as it did, whoever listens
-        _print_report(call, RunReport(run=journal.run, users=results, exit=code), journal, run)
+        report = RunReport(run=journal.run, users=results, exit=code, stages=run.stages.to_json())
+        _print_report(call, report, journal, run)
         sys.stdout.flush()
     return code
 
@@ -300,10 +307,14 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
     if call.as_json:
         print_json(report.to_json())
     else:
-        from aimport.report import write_table
+        from aimport.report import printable, write_stages, write_table
 
         write_table(report, sys.stdout)
         print(f"{progress.line(run.counters)}, {progress.duration(run.counters.elapsed_s)}")
+        finding = run.stages.finding()
+        if finding is not None and run.counters.elapsed_s >= STAGES_SHOWN_S:
+            write_stages(run.stages.rows(), sys.stdout)
+            print(printable(str(finding)))
     if report.totals.dates:
         guesses = ", ".join(f"{count} from {what}" for what, count in sorted(report.totals.dates.items()))
         print(f"dates guessed, for the source keeps none: {guesses}", file=sys.stderr)

@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 import anyio
@@ -35,10 +35,11 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from aimport import __version__, orders
-from aimport.account import Run, Stores
-from aimport.errors import AimportError, ConfigurationError, JournalError, RunHeld, widest
+from aimport.account import Run
+from aimport.daily import Ledger
+from aimport.errors import AimportError, ConfigurationError, JournalBusy, JournalError, RunHeld, widest
 from aimport.journal import HERE, LOCK, Journal, shard_directory
-from aimport.limits import Limits
+from aimport.limits import Limits, Reached
 from aimport.logs import Form
 from aimport.model import Endpoint, UserJob
 from aimport.orders import Orders
@@ -73,19 +74,13 @@ the grace time to end; one that hangs in its file system has more."""
 END_S: Final = 10.0
 """How long workers may take to record how their users ended, after the grace time."""
 HOSTS: Final = "hosts"
+DAILY: Final = "daily.sqlite"
 PROGRESS: Final = "progress"
 _STATE: Final = frozenset({"journal", "counters", "stopping", "gave_up"})
 """Fields of a `Run` that each process has its own of."""
 
 Versions = tuple[str, str]
 """Of aimport, of Python."""
-
-
-@runtime_checkable
-class Shareable(Protocol):
-    """Stores with rates that hold over all workers."""
-
-    def shared_by(self, processes: int) -> Stores: ...
 
 
 class WorkerFailed(Exception):
@@ -127,6 +122,8 @@ class Done:
     """Of scope run."""
     held: bool = False
     """Another process has the shard: nothing was done."""
+    reached: tuple[Reached, ...] = ()
+    """As `HostLimits.reached`."""
     bug: str = ""
     """Name of an unforeseen exception."""
     ended: frozenset[str] = frozenset()
@@ -240,7 +237,7 @@ def import_chunk(chunk: Chunk) -> Done:
         return Done()
     try:
         journal = Journal.open_shard(chunk.directory, chunk.shard, alone=chunk.alone)
-    except RunHeld:
+    except (RunHeld, JournalBusy):  # a worker that was given up, or somebody who looks
         return Done(held=True)
     except AimportError as error:
         return Done(failure=error)
@@ -256,8 +253,9 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
     run.refused.update(chunk.refused)
     failure: AimportError | None = None
     try:
-        done = {result.user: result for result in journal.results() if result.status == "done"}
-        for result in done.values():  # of a worker that died, or of an earlier process of the run
+        mine = {job.user for job in chunk.jobs}
+        done = {each.user: each for each in journal.results() if each.user in mine and each.status == "done"}
+        for result in done.values():  # by a worker that died
             run.counters.passed_over(result.found, result.octets)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_listen, chunk, run, tasks)
@@ -275,6 +273,7 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
         failure=failure,
         ended=frozenset(run.ended),
         refused=run.refused if run.first else {},
+        reached=tuple(run.hosts.reached()),
     )
 
 
@@ -384,7 +383,7 @@ class _Driver:
         self._settings: Mapping[str, object] = {}
         self._own = dataclasses.replace(run, counters=Counters())
         self._own.ended, self._own.refused = run.ended, run.refused
-        self._own.hosts = _shared_hosts(self.directory, run.limits)
+        self._hosts = self._own.hosts = run.hosts = _shared_hosts(self.directory, run.limits)
         self._vault = Vault()
         self._level, self._form = level, form
         self._last = HERE
@@ -431,9 +430,14 @@ class _Driver:
         if not self._engine.elsewhere:  # there each machine has memory and processors of its own
             users, octets = -(-limits.users // slots), max(1, limits.max_memory // slots)
             limits = dataclasses.replace(limits, users=users, max_memory=octets)
-        stores = run.stores.shared_by(slots) if isinstance(run.stores, Shareable) else run.stores
         names = {each.name for each in dataclasses.fields(run) if each.init} - _STATE
-        self._settings = {name: getattr(run, name) for name in names} | {"limits": limits, "stores": stores}
+        if self._engine.elsewhere:  # days are counted where all machines see it
+            run.ledger = self._own.ledger = Ledger(self.directory.parent / DAILY)
+        self._settings = {name: getattr(run, name) for name in names} | {"limits": limits}
+        run.throttles.processes = slots
+        if run.journal.keeps_some:  # this process is one of them
+            run.throttles.processes += 1
+            self._own.stores, self._own.throttles = pickle.loads(pickle.dumps((run.stores, run.throttles)))
         self.chunk_users = chunk_users(self._users, slots, limits.users)
 
     # --- what ends it
@@ -618,6 +622,7 @@ class _Driver:
         self._count()
         self.run.ended.update(done.ended)
         self.run.refused.update(done.refused)
+        self._hosts.hear(done.reached)
         if done.failure is not None:
             self.fail(done.failure)
 

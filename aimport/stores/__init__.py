@@ -38,14 +38,9 @@ class Stores:
         self._pool: Pool | None = None
         self._throttles = throttles
 
-    def shared_by(self, processes: int) -> Stores:
-        """What one of so many processes opens endpoints with; it may travel there."""
-        return Stores(
-            fsync=self._fsync,
-            link=self._link,
-            salvage=self._salvage,
-            throttles=self._throttles.shared_by(processes) if self._throttles is not None else None,
-        )
+    def __getstate__(self) -> dict[str, object]:
+        """What may travel to another process: that has children of its own."""
+        return {**self.__dict__, "_pool": None}
 
     def source(self, endpoint: Endpoint) -> Source:
         source = self._source(endpoint)

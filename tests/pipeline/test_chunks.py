@@ -170,6 +170,17 @@ def test_a_run_is_resumed_by_more_processes_or_fewer(begins: int | None, goes_on
     assert site.resume(engines[0])[0] == 0
 
 
+def test_workers_elsewhere_have_their_shards_for_themselves_alone(site: Site) -> None:
+    """The driver of a resume has read them just before."""
+    (site.root / "from" / USERS[3]).rename(site.root / "away")
+    assert site.import_(Threads(elsewhere=True))[0] == 75
+    (site.root / "away").rename(site.root / "from" / USERS[3])
+    seen: list[float] = []
+    code, report = site.resume(Threads(elsewhere=True, after=lambda chunk: seen.append(len(chunk.jobs))))
+    assert code == 0 and sum(seen) == 1 and report["totals"]["imported"] == 10 * len(USERS)
+    site.check()
+
+
 def test_a_worker_that_dies_costs_nothing(site: Site) -> None:
     """Before it began, and when all was done but told: each chunk once."""
     died: Counter[int] = Counter()
@@ -314,9 +325,11 @@ def test_workers_have_users_memory_and_rates_of_the_run_together(site: Site) -> 
         engine = Threads(2, elsewhere=elsewhere)
         assert site.import_(engine, *words, to=f"to-{elsewhere}")[0] == 0
         for chunk in engine.ran:
-            limits, stores = chunk.settings["limits"], chunk.settings["stores"]
+            there = chunks.unpack(chunks.pack(chunk)).settings
+            limits, stores = there["limits"], there["stores"]
             assert isinstance(limits, Limits) and isinstance(stores, Stores)
             assert (limits.users, limits.max_memory) == (users, octets)
+            assert stores._throttles is there["throttles"]
             appends = stores._throttles.of("h").appends if stores._throttles is not None else None
             assert appends is not None and appends.per_second == 500
 

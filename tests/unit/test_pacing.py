@@ -100,7 +100,8 @@ def test_several_processes_have_the_rates_of_a_run_together() -> None:
     """Each its share, also of what a host is known to take; an account is one process's. It travels as rates alone."""
     run = Throttles(octets_per_second=900, messages_per_second=3.0, logins_per_second=6.0)
     run.of("a")
-    share = pickle.loads(pickle.dumps(run.shared_by(3)))
+    run.processes = 3
+    share = pickle.loads(pickle.dumps(run))
     one = share.of("a")
     assert [pace.per_second for pace in (one.out, one.into, one.appends, one.fetches)] == [300, 300, 1, 1]
     share.know_logins("a", 3.0)
