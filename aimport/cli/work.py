@@ -51,6 +51,14 @@ def journal_root(given: str | None) -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "aimport"
 
 
+def _ledger_file(root: Path | None) -> Path | None:
+    """Where the octets of a day are kept: one place for all runs, whatever `--journal` says."""
+    try:
+        return journal_root(None) / "daily.sqlite"
+    except RuntimeError:  # nobody knows our home
+        return None if root is None else root / "daily.sqlite"
+
+
 def settings_of(globals_: Globals) -> Settings:
     settings = load_settings(file=globals_.config, options=globals_.overrides)
     check_profiles(settings)
@@ -238,7 +246,7 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
         naming=plan.naming,
         skip_existing=call.skip_existing,
         repair=call.repair,
-        ledger=Ledger(journal_root(None) / "daily.sqlite"),
+        ledger=Ledger(_ledger_file(call.journal)),
         daily_wait=plan.settings.daily_wait,
     )
 
