@@ -34,12 +34,14 @@ from aimport.errors import (
 )
 from aimport.estimate import UNBOUNDED, Bound, Estimate, bound_of
 from aimport.interfaces import DestinationSession, SourceSession
+from aimport.merging import demand_empty
 from aimport.model import Mailbox, UserJob
 from aimport.pipeline import Selector, Store, innermost, map_mailboxes, opened, unready
 from aimport.progress import size
 from aimport.query.query import Query
 from aimport.query.terms import ALL, Larger
 from aimport.results import UserResult
+from aimport.secret import hush
 from aimport.standing import Allowance, Counting, Inspecting, Server, Standing, Volume
 
 logger = logging.getLogger(__name__)
@@ -172,6 +174,8 @@ class Checker:
                 checked.bug = True
                 text = f"internal error: {type(bug).__name__} (please report it; -D shows the trace)"
                 checked.problems.append(UserError(text))
+                ends = (job.source.secret, job.destination.secret)
+                hush(error, [secret.text for secret in ends if secret is not None and secret.kind == "literal"])
                 logger.debug("trace user=%s", job.user, exc_info=error)
             crowded = any(isinstance(each, TooManyConnections) for each in checked.problems)
             if not crowded or checked.source.refused or checked.destination.refused:
@@ -262,6 +266,9 @@ class Checker:
         if reader is None:
             return (), {}
         if writer is not None:
+            if self._run.merge is not None and self._run.merge.way == "require-empty":
+                with _Collecting(checked.problems):
+                    await demand_empty(writer)
             try:
                 mapped = await map_mailboxes(job, self._run, reader, writer)
             except NameClash as error:  # what there is can still be counted

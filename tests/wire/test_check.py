@@ -11,8 +11,9 @@ import pytest
 
 from aimport.account import Run
 from aimport.checking import Checked, Checker
-from aimport.errors import LoginRefused, NameClash, OverQuota
+from aimport.errors import DestinationNotEmpty, LoginRefused, NameClash, OverQuota
 from aimport.limits import LOGINS_REFUSED
+from aimport.merging import Merge
 from aimport.model import Endpoint, UserJob
 from aimport.query.parse import parse_query
 from aimport.results import exit_code
@@ -290,6 +291,21 @@ async def test_only_what_the_query_selects_counts() -> None:
         [lost], _ = await check([job(source=server.endpoint())], gone)
     assert (bob.mailboxes, bob.messages) == (1, 3)
     assert code([lost]) == 68
+
+
+async def test_a_destination_that_should_be_empty_and_is_not_is_told() -> None:
+    wires = Wires()
+    wires.fill(bodies(2))
+    server = Server()
+    server.fill("bob", "Old", bodies(1))
+    run = wires.run()
+    run.merge = Merge("require-empty")
+    async with server.running():
+        [bob], _ = await check([job(destination=server.endpoint())], run)
+        [eve], _ = await check([job(destination=server.endpoint(user="eve"))], run)
+    assert [type(each) for each in bob.problems] == [DestinationNotEmpty]
+    assert bob.messages == 2
+    assert not any(isinstance(each, DestinationNotEmpty) for each in eve.problems)
 
 
 async def test_a_bug_ends_its_user_only() -> None:
