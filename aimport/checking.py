@@ -249,7 +249,7 @@ class Checker:
         host.inside += 1
         stack.callback(_leave, host)
         try:
-            session = await stack.enter_async_context(opened(store, self._run))
+            session = await stack.enter_async_context(opened(store, self._run, checked.user))
         except AimportError as error:
             side.refused = isinstance(error, LoginRefused) and not side.untried
             if isinstance(error, TooManyConnections):

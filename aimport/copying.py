@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -24,6 +24,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from aimport import octets, seams
 from aimport.account import LOSSES_ALONE, Account, Work
+from aimport.daily import WORTH
 from aimport.errors import AimportError, ConnectionLost, MailboxError, MessageUnreadable, ServerBug, widest
 from aimport.interfaces import Appending, DestinationSession, Settled, SourceSession
 from aimport.journal import LaneLog
@@ -44,6 +45,8 @@ from aimport.model import (
 
 logger = logging.getLogger(__name__)
 
+AHEAD_OCTETS: Final = 3 * 1024 * 1024
+"""What a source may have been asked for and not have given yet, beside a large message."""
 COMMIT_GRACE_S: Final = 5.0
 SERVER_BUGS_IN_A_ROW: Final = 10  # arbitrary: so many are no fault of the messages
 CULPRITS_IN_A_ROW: Final = 3  # arbitrary: more than so many, of which the server says nothing, are none
@@ -65,6 +68,8 @@ class Sent:
     part: Sequence[Prepared]
     batch: Batch
     appending: Appending
+    at: float
+    """When it was handed over."""
 
 
 @dataclass(slots=True)
@@ -91,8 +96,10 @@ class Copy:
     read_mailbox ─▶ lists ─▶ Outlet, as a rule one
     """
 
-    def __init__(self, *, account: Account, work: Work, lane: LaneLog, wire: bool) -> None:
+    def __init__(self, *, account: Account, work: Work, lane: LaneLog, wire: bool, host: str) -> None:
         self.account = account
+        self.host = host
+        """Of the destination."""
         self.work = work
         self.lane = lane
         self.wire = wire
@@ -145,6 +152,10 @@ class Copy:
         user with it.
         """
         self._failure = self._failure or error
+        self.stop()
+
+    def stop(self) -> None:
+        """Hands nothing more over; that is no failure."""
         self.ended = True
         self._passing_on.cancel()
 
@@ -156,22 +167,46 @@ class Copy:
         read, clock = self.stages.read, self.clock
         async with send:
             try:
-                async with aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
+                async with (
+                    self._asking_ahead(),
+                    aclosing(reader.messages(self.work.selection, skip=self.work)) as lists,
+                ):
+                    if not await self.account.may("fetch", 0):
+                        return
                     began_s = clock()
                     async for items in lists:
                         read_s = clock()
                         taken = await self._pass_on(items, send)
+                        if not taken or self.account.ends:
+                            return
+                        came = sum([len(each.body) for each in items if isinstance(each, Message)])
+                        more = await self.account.may("fetch", came)
                         passed_s = clock()
                         read.batches += 1
                         read.busy_s += read_s - began_s
                         read.waiting_s += passed_s - read_s
                         began_s = passed_s
-                        if not taken or self.account.run.stopping:
+                        if not more:
                             return
             except AimportError as error:
                 self._failure = self._failure or error
             else:
                 self.read_to_end = True
+
+    @asynccontextmanager
+    async def _asking_ahead(self) -> AsyncGenerator[None]:
+        """What is asked for ahead comes, whatever is decided meanwhile: of a day that is limited it must be left."""
+        day = self.account.days.get("fetch")
+        if day is None:
+            yield
+            return
+        largest = await anyio.to_thread.run_sync(partial(max, self.work.selection.sizes, default=0))
+        ahead = min(AHEAD_OCTETS + largest, day.limit // WORTH)
+        day.margin += ahead
+        try:
+            yield
+        finally:
+            day.margin -= ahead
 
     async def _pass_on(
         self, items: Sequence[Message | Unreadable], send: MemoryObjectSendStream[list[Message]]
@@ -321,6 +356,9 @@ class Outlet:
             # Who reads the answers may have ended; his own error tells why, and what was handed over is in doubt.
             if self._copy.ended or not self._send.statistics().open_receive_streams:
                 return False
+            if not await self._copy.account.may("append", sum([each.fingerprint.size for each in part])):
+                self._copy.stop()
+                return False
             sent = await self._hand_over(part)
             try:
                 self._send.send_nowait(sent)
@@ -383,6 +421,7 @@ class Outlet:
             part, failures = parts.pop()
             wait_s = self._limits.retry_wait_s * min(failures, ServerBug.tries)
             await anyio.sleep(wait_s * seams.jitter())
+            self._copy.account.moves("append", sum([each.fingerprint.size for each in part]))
             left = await self._settle(await self._hand_over(part))
             if left.errors:
                 raise widest(left.errors)
@@ -455,6 +494,7 @@ class Outlet:
                 key=message.key, flags=message.flags, internal_date=message.internal_date, body=repair.body, wire=True
             )
             repaired = Repaired(steps=repair.steps, original=original, reason=reason[:TEXT_LIMIT])
+            self._copy.account.moves("append", len(repair.body))
             sent = await self._hand_over([Prepared(changed, octets.fingerprint(repair.body), held)], repaired)
             [answer] = await sent.appending.outcomes()
             if isinstance(answer, Appended):
@@ -490,7 +530,7 @@ class Outlet:
             stages.send.waiting_s += appending.turn_s
             stages.send.held_s += appending.turn_s
         stages.send.hold(took_s)
-        return Sent(part=part, batch=batch, appending=appending)
+        return Sent(part=part, batch=batch, appending=appending, at=seams.monotonic())
 
     async def _settle(self, sent: Sent) -> Left:
         """Records the answer to one batch; returns what has no end yet."""
@@ -498,6 +538,9 @@ class Outlet:
         outcomes = await sent.appending.outcomes()
         self._stages.wait.batches += 1
         self._stages.wait.busy_s += self._clock() - began_s
+        self._run.hosts.appended(
+            self._copy.host, seams.monotonic() - sent.at, sum([each.size for each in sent.batch.fingerprints])
+        )
         left = Left()
         ended: list[tuple[Prepared, Appended | Rejected]] = []
         recorded: list[Outcome] = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import anyio
 
 from aimport.report import printable
-from aimport.tally import Counters
+from aimport.tally import Counters, shown_time
 
 if TYPE_CHECKING:
     from aimport.account import Run
@@ -83,6 +83,10 @@ def line(counters: Counters) -> str:
     )
     if counters.users_failed:
         text += f", {counters.users_failed} users failed"
+    if counters.waiting:
+        text += f", {len(counters.waiting)} users wait, the first until {shown_time(min(counters.waiting.values()))}"
+    if counters.ends:
+        return f"{text}, all is done about {shown_time(max(counters.ends.values()))}"
     left = counters.found - counters.messages
     if counters.messages and left > 0:
         text += f", ETA {duration(left * counters.elapsed_s / counters.messages)} for users begun"

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from aimport import seams
 
 
 @dataclass(slots=True)
@@ -83,6 +87,10 @@ class Counters:
         self.octets = 0
         self.hosts: Counter[str] = Counter()
         self.running: dict[str, UserProgress] = {}
+        self.waiting: dict[str, int] = {}
+        """Users who wait for a time, and for which: microseconds since 1970."""
+        self.ends: dict[str, int] = {}
+        """The same of users who have used up a day: when all of theirs is there, about."""
 
     @property
     def elapsed_s(self) -> float:
@@ -104,6 +112,15 @@ class Counters:
         self.octets += octets
         self.hosts[progress.host] += messages
 
+    @contextmanager
+    def waits(self, user: str, seconds: float) -> Generator[None]:
+        """While a user waits so long."""
+        self.waiting[user] = seams.now_us() + int(seconds * 1e6)
+        try:
+            yield
+        finally:
+            del self.waiting[user]
+
     def user_rests(self, user: str) -> None:
         """Until its next turn."""
         self.running.pop(user, None)
@@ -117,6 +134,7 @@ class Counters:
 
     def user_ended(self, user: str, *, failed: bool) -> None:
         self.running.pop(user, None)
+        self.ends.pop(user, None)
         self.users_done += 1
         self.users_failed += failed
 
@@ -141,3 +159,8 @@ class Counters:
             user: UserProgress(user=user, host=host, began=began, found=found, settled=settled)
             for user, host, found, settled in figures.running
         }
+
+
+def shown_time(us: int) -> str:
+    """A time for people, of microseconds since 1970."""
+    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M} UTC"

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aimport import progress
+from aimport.cli.biggest import biggest
 from aimport.cli.call import Call, Globals, Start, tell
 from aimport.config import Settings, load_settings
+from aimport.daily import Ledger
 from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
-from aimport.limits import Limits
+from aimport.limits import Limits, Reached
 from aimport.model import Appended, Present, Rejected, UserJob
 from aimport.pacing import Throttles
 from aimport.plan import Plan, destination_of, jobs, make_plan, merged
@@ -106,10 +108,8 @@ def run_import(call: Call) -> int:
     """`aimport import`: a new run."""
     settings = settings_of(call.globals)
     plan = make_plan(call.request, settings, stdin=sys.stdin.buffer, copy_list=True)
-    check_watched(plan)
+    check_watched(plan, call.processes)
     engine = engine_of(call.processes)
-    if engine is not None and plan.request.watch_list:
-        raise UsageError("--watch-list: not with several processes", hint="import users who came later by a second run")
     if call.journal is None:
         if engine is not None:
             raise UsageError("--no-journal: several processes need a journal")
@@ -170,14 +170,17 @@ def engine_of(processes: Processes) -> Engine | None:
     return cluster.ClusterWorkers(cluster.scheduler_of(processes.cluster, processes.cluster_file))
 
 
-def check_watched(plan: Plan) -> None:
+def check_watched(plan: Plan, processes: Processes) -> None:
     """Looks whether the list can be watched, where that is asked for.
 
     Raises:
-        UsageError: there is none in a file, or it is read for one user.
+        UsageError: there is none in a file, or it is read for one user; several processes work on it.
     """
     from aimport.growing import Growing
 
+    if plan.request.watch_list and processes.several:
+        hint = "a resume takes up who was added"
+        raise UsageError("--watch-list: several processes divide the list before they begin", hint=hint)
     if plan.request.watch_list and not Growing(plan).can_grow:
         raise UsageError("--watch-list: only a list in a file grows", hint="give it with -F FILE, and no single user")
 
@@ -214,14 +217,17 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
     from aimport.runners import chunks, local
     from aimport.runners.joining import Joining
 
+    sizes = biggest(call.journal, journal)
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
+    throttles = throttles_of(call.limits, plan.settings)
     run = Run(
         stores=Stores(
             fsync=call.fsync,
             link=call.link,
             salvage=call.salvage,
-            throttles=throttles_of(call.limits, plan.settings),
+            throttles=throttles,
         ),
+        throttles=throttles,
         journal=journal,
         query=plan.query,
         first=plan.first,
@@ -232,10 +238,12 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
         naming=plan.naming,
         skip_existing=call.skip_existing,
         repair=call.repair,
+        ledger=Ledger(journal_root(None) / "daily.sqlite"),
+        daily_wait=plan.settings.daily_wait,
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
-        left, shown = Growing(plan, done), progress.choose(call.progress)
+        left, shown = Growing(plan, done, sizes), progress.choose(call.progress)
         if engine is None and not journal.has_shards:
             joining = Joining(left, watch=plan.request.watch_list) if left.can_grow else None
             ending = await local.run_plan(left, run, progress=shown, joining=joining)
@@ -302,6 +310,8 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
     if report.totals.dates:
         guesses = ", ".join(f"{count} from {what}" for what, count in sorted(report.totals.dates.items()))
         print(f"dates guessed, for the source keeps none: {guesses}", file=sys.stderr)
+    for reached in run.hosts.reached():
+        tell(_shown(reached))
     if journal.directory is None:
         return
     if report.totals.rejected:
@@ -312,6 +322,15 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
         tell(f"damages of sources: {journal.directory / 'damages.jsonl'}")
     if report.exit not in (0, 70):
         tell(f"to go on: aimport resume {report.run}")
+
+
+def _shown(reached: Reached) -> str:
+    """What a run has found out of a host, for the next one."""
+    name = f"host {reached.host}: {reached.connections} of {reached.most} connections were in use in the end"
+    if reached.connections < reached.most:
+        only = f"connections_per_address = {reached.connections} in a profile of its own"
+        name += f"; next time: --connections-per-host {reached.connections}, or {only}"
+    return f"{name} ({reached.refused} refusals)"
 
 
 def _results(journal: Journal) -> list[UserResult]:

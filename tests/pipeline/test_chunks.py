@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import pickle
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from aimport.limits import Limits
 from aimport.model import Endpoint, Secret, UserJob
 from aimport.runners import chunks
 from aimport.runners.chunks import Chunk, Done, Engine, WorkerLost, chunk_users, import_chunk, refuse_literals
+from aimport.stores import Stores
 from tests import mail
 from tests.faults.jobs import write_maildir
 
@@ -54,7 +54,8 @@ class Threads:
     async def run(self, chunk: Chunk) -> Done:
         self.ran.append(chunk)
         self.before(chunk)
-        done = await anyio.to_thread.run_sync(import_chunk, chunk)
+        packed = chunks.pack(chunk)
+        done = await anyio.to_thread.run_sync(lambda: import_chunk(chunks.unpack(packed)))
         self.after(chunk)
         return done
 
@@ -183,6 +184,17 @@ def test_a_run_is_resumed_by_more_processes_or_fewer(begins: int | None, goes_on
     assert site.resume(engines[0])[0] == 0
 
 
+def test_workers_elsewhere_have_their_shards_for_themselves_alone(site: Site) -> None:
+    """The driver of a resume has read them just before."""
+    (site.root / "from" / USERS[3]).rename(site.root / "away")
+    assert site.import_(Threads(elsewhere=True))[0] == 75
+    (site.root / "away").rename(site.root / "from" / USERS[3])
+    seen: list[float] = []
+    code, report = site.resume(Threads(elsewhere=True, after=lambda chunk: seen.append(len(chunk.jobs))))
+    assert code == 0 and sum(seen) == 1 and report["totals"]["imported"] == 10 * len(USERS)
+    site.check()
+
+
 def test_a_worker_that_dies_costs_nothing(site: Site) -> None:
     """Before it began, and when all was done but told: each chunk once."""
     died: Counter[int] = Counter()
@@ -307,7 +319,7 @@ def test_a_literal_secret_stays_with_the_driver(site: Site, tmp_path: Path) -> N
     seen: list[bytes] = []
 
     def look(chunk: Chunk) -> None:
-        seen.append(pickle.dumps(chunk) + repr(chunk).encode())
+        seen.append(chunks.pack(chunk) + repr(chunk).encode())
 
     words = (
         "import", "-F", str(file), "--to", "imap://127.0.0.1:1/?tls=off", "--json", "--journal", f"{tmp_path}/journal",
@@ -320,6 +332,22 @@ def test_a_literal_secret_stays_with_the_driver(site: Site, tmp_path: Path) -> N
     assert seen and all(secret.encode() not in each and b"held" in each for each in seen)
 
 
+def test_workers_have_users_memory_and_rates_of_the_run_together(site: Site) -> None:
+    """Not those of a cluster their users and their memory: each of its machines has its own."""
+    words = ("--users", "5", "--max-memory", "8M", "--messages-per-second", "1000")
+    for elsewhere, users, octets in ((False, 3, 4 << 20), (True, 5, 8 << 20)):
+        engine = Threads(2, elsewhere=elsewhere)
+        assert site.import_(engine, *words, to=f"to-{elsewhere}")[0] == 0
+        for chunk in engine.ran:
+            there = chunks.unpack(chunks.pack(chunk)).settings
+            limits, stores = there["limits"], there["stores"]
+            assert isinstance(limits, Limits) and isinstance(stores, Stores)
+            assert (limits.users, limits.max_memory) == (users, octets)
+            assert stores._throttles is there["throttles"]
+            appends = stores._throttles.of("h").appends if stores._throttles is not None else None
+            assert appends is not None and appends.per_second == 500
+
+
 @pytest.mark.parametrize("kind", ["env", "file", "cmd"])
 def test_references_may_travel(kind: str) -> None:
     secret = Secret(kind=kind, text="x")  # type: ignore[arg-type] # one of its kinds
@@ -328,6 +356,15 @@ def test_references_may_travel(kind: str) -> None:
     literal = Endpoint(scheme="imap", host="h", secret=Secret(kind="literal", text="x"))
     with pytest.raises(ConfigurationError, match="secrets do not travel"):
         refuse_literals(UserJob(user="bob", source=endpoint, destination=literal))
+
+
+@pytest.mark.parametrize("path", ["/srv/bob", "/srv/b\udcf6b"])
+def test_what_is_packed_for_a_worker_is_unpacked_as_it_was(path: str, tmp_path: Path) -> None:
+    """Also the name of a file that is not UTF-8."""
+    endpoint = Endpoint(scheme="maildir", path=path, secret=Secret(kind="held", text="1:2:3:4"), options=(("a", "b"),))
+    job = UserJob(user="bob", source=endpoint, destination=endpoint)
+    chunk = Chunk(directory=tmp_path, shard=1, jobs=(job, job), settings={"limits": Limits()}, token="t")
+    assert chunks.unpack(chunks.pack(chunk)) == chunk
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ async def _guessed(connection: Connection, profile: Profile) -> Namespace:
 class Session:
     """Commands that both sides use."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, per_day: int) -> None:
         self._connection = link.connection
         self._namespace = link.namespace
         self._profile = link.profile
@@ -152,6 +152,7 @@ class Session:
                 link.profile.batch_messages, batch_of(link.profile.messages_per_second), link.throttle.appends
             ),
             batch_octets=_least(link.profile.batch_octets, 0, link.throttle.out),
+            octets_per_day=per_day,
         )
 
     async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:

@@ -104,7 +104,7 @@ class ImapDestinationSession(Session):
     """Writes one account over one connection."""
 
     def __init__(self, account: ImapDestination, link: Link) -> None:
-        super().__init__(link)
+        super().__init__(link, account.endpoint.daily_octets or link.profile.append_octets_per_day)
         self._account = account
         self.rules = Rules.of(link.profile)
         self.limit = _append_limit(link.connection.capabilities) or link.profile.append_limit

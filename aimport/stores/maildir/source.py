@@ -15,7 +15,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 
 from anyio import from_thread, to_thread
 
-from aimport.errors import MailboxError
+from aimport.errors import MailboxError, SourceMissing
 from aimport.flags import from_letters
 from aimport.model import (
     PIECE_OCTETS,
@@ -44,10 +44,14 @@ from aimport.query.terms import ALL, Term
 from aimport.selecting import pick
 from aimport.standing import Standing
 from aimport.stores import content, files, inflate
+from aimport.stores.dbox.disk import load_table
+from aimport.stores.dbox.index import Damaged
+from aimport.stores.dbox.lists import nodes
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
     CONTENTS,
     Layout,
+    is_guid,
     mailbox_guid,
     message_guids,
     next_uid,
@@ -57,6 +61,7 @@ from aimport.stores.maildir.names import (
     split_name,
     wire_size_in,
 )
+from aimport.stores.maildir.uidlist import kept
 from aimport.stores.room import volume_of
 
 logger = logging.getLogger(__name__)
@@ -144,6 +149,8 @@ class MaildirSourceSession:
 def _list(layout: Layout) -> list[Mailbox]:
     root = disk.open_root(layout)
     try:
+        if layout.kind == "index":
+            return _in_order(_indexed(layout, root))
         inbox = layout.mailbox("")
         directories = [""] if inbox.path == (INBOX,) and _holds_messages(layout.inbox or ".", root) else []
         if layout.kind == "fs":
@@ -154,8 +161,42 @@ def _list(layout: Layout) -> list[Mailbox]:
         raise files.translated(error, layout.root, wide=True) from error
     finally:
         os.close(root)
-    mailboxes = [layout.mailbox(directory) for directory in directories]
+    return _in_order(layout.mailbox(directory) for directory in directories)
+
+
+def _in_order(mailboxes: Iterable[Mailbox]) -> list[Mailbox]:
     return sorted(mailboxes, key=lambda mailbox: (mailbox.path != (INBOX,), mailbox.path, mailbox.native))
+
+
+def _indexed(layout: Layout, root: int) -> Iterator[Mailbox]:
+    """Folders of LAYOUT=index that hold messages. One that the index does not name goes by its GUID, and is told.
+
+    Raises:
+        SourceMissing: there are no names.
+        OSError
+    """
+    path = f"{layout.list_root}/{layout.list_index}"
+    fd = os.open(layout.list_root, files.DIRECTORY)
+    try:
+        table = load_table(fd, layout.list_index)
+        if table is None or table.damage:
+            raise Damaged("; ".join(table.damage) if table else "it is missing")
+        names = {node.guid: node.levels for node in nodes(table)}
+    except Damaged as error:
+        raise SourceMissing(f"{path}: {error}; it alone has the names of the folders") from error
+    finally:
+        os.close(fd)
+    above = files.below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
+    if above < 0:
+        return
+    try:
+        for guid in _names(above):
+            if is_guid(guid) and _holds_messages(guid, above):
+                if guid not in names:
+                    logger.warning("folder without a name path=%r guid=%s", path, guid)
+                yield layout.named(names.get(guid, (guid.encode(),)), guid)
+    finally:
+        os.close(above)
 
 
 def _flat(layout: Layout, root: int) -> Iterator[str]:
@@ -432,6 +473,10 @@ class _Reader:
         try:
             self._keywords = disk.Keywords(self._folder)
             self._courier = disk.courier_keywords(self._folder)
+            uidlist = disk.read_small(self._folder, disk.UIDLIST, disk.MAX_UIDLIST)
+            self._of_dovecot = uidlist is not None
+            """It has given each message a GUID: that of its line, else its base name."""
+            self._kept = kept(uidlist or b"")
             self._places: dict[MessageKey, disk.Place] | None = None
             """Where the files are, once a hint was wrong."""
             self._fresh = False  # scanned in this hop
@@ -516,7 +561,8 @@ class _Reader:
             base, info = split_name(name)
             flags = from_letters(info, letters) | self.keywords_of(base)
             part = "new" if fd == self._folder.new else "cur"
-            return _read_file(key, fd, name, flags, f"{self._folder.path}/{part}")
+            guid, uidl = self._kept.get(base) or (base if self._of_dovecot else "", "")
+            return _read_file(key, fd, name, flags, f"{self._folder.path}/{part}", guid, uidl)
 
         return self._found(key, hint, act)
 
@@ -560,7 +606,9 @@ class _Reader:
             raise MailboxError(f"{self._folder.path}: {error.strerror}") from error
 
 
-def _read_file(key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], path: str) -> Message:
+def _read_file(
+    key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], path: str, guid: str, uidl: str
+) -> Message:
     """A message; one above `STREAM_OCTETS` keeps its file open. `path` is that of its directory."""
     path = f"{path}/{name}"
     body, status, compressed = content.read_file(files.open_file(name, dir_fd), printable(path))
@@ -583,6 +631,8 @@ def _read_file(key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], p
         internal_date=files.date_of(status.st_mtime_ns // 1_000_000_000, name),
         body=body,
         original=original,
+        guid=guid,
+        uidl=uidl,
     )
 
 
