@@ -122,6 +122,10 @@ class Host:
     """The fewest connections of ours at which it refused one more; 0: it never did."""
     inside: int = 0
     """Connections of ours that are open, or being opened."""
+    octets: int = 0
+    """To be fetched from it and appended to it."""
+    appended: int = 0
+    """Messages."""
 
 
 @dataclass(slots=True)
@@ -193,6 +197,7 @@ class Checker:
         self.mailboxes += checked.mailboxes
         self.too_large += checked.too_large
         self.estimate.add(checked.messages, checked.octets, checked.bound)
+        self._mind_rates(checked)
         volume = checked.destination.standing.volume
         if volume is not None:
             disk = self.disks.setdefault(volume.device, Disk(volume))
@@ -203,6 +208,20 @@ class Checker:
             if checked.linkable:
                 disk.linkable_octets += octets
                 disk.linkable_files += files
+
+    def _mind_rates(self, checked: Checked) -> None:
+        """What the rates that were asked for mean for the time: they hold for each host, over all users."""
+        limits = self._run.limits
+        for side in filter(lambda side: side.host, (checked.source, checked.destination)):
+            host = self._host(side.host)
+            host.octets += checked.octets
+            host.appended += checked.messages if side.role == "destination" else 0
+            if limits.limit_rate:
+                reason = f"--limit-rate allows {size(limits.limit_rate)}/s at {side.host}"
+                self.estimate.floor(Bound(host.octets / limits.limit_rate, reason))
+            if limits.messages_per_second:
+                reason = f"--messages-per-second allows {limits.messages_per_second:g} at {side.host}"
+                self.estimate.floor(Bound(host.appended / limits.messages_per_second, reason))
 
     def failures(self) -> Sequence[AimportError]:
         """What is wrong for all users together. With `--skip-existing` nobody knows how much is to come."""
