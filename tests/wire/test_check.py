@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from aimport.account import Run
 from aimport.checking import Checked, Checker
-from aimport.errors import DestinationNotEmpty, LoginRefused, NameClash, OverQuota
+from aimport.errors import DestinationNotEmpty, LoginRefused, NameClash, OverQuota, UsageError
 from aimport.limits import LOGINS_REFUSED
 from aimport.merging import Merge
 from aimport.model import Endpoint, UserJob
@@ -342,3 +342,26 @@ async def test_results_come_in_the_order_of_the_list_and_few_wait_for_the_first(
     users = [f"user{number}" for number in range(100)]
     await each_in_order((job(source=Endpoint(scheme="memory", user=user)) for user in users), 2, act, shown.append)
     assert shown == users
+
+
+@pytest.mark.parametrize("part", ["jobs", "act", "show"])
+async def test_what_ends_it_comes_out_as_it_was_raised(part: str) -> None:
+    """A list that was written to is a usage error, a reader of our output who is gone a broken pipe: no bugs."""
+
+    def jobs() -> Iterator[UserJob]:
+        for number in range(50):
+            if part == "jobs" and number == 20:
+                raise UsageError("changed while it was in use")
+            yield job(source=Endpoint(scheme="memory", user=f"user{number}"))
+
+    async def act(each: UserJob) -> str:
+        if part == "act" and each.user == "user20":
+            raise UsageError("changed while it was in use")
+        return each.user
+
+    def show(user: str) -> None:
+        if part == "show" and user == "user20":
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError if part == "show" else UsageError):
+        await each_in_order(jobs(), 3, act, show)
