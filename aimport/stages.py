@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 Stage = Literal["connect", "list", "look", "read", "prepare", "journal", "append-send", "sync", "append-wait"]
 """`connect`: connection and login; `look`: at the destination, for what is there; `prepare`: wire form and hash."""
@@ -63,6 +63,10 @@ class Meter:
             self.held_s - other.held_s,
             self.crowded_s - other.crowded_s,
         )
+
+
+Shown = tuple[str, str, int, float, float, float, float]
+"""Stage, host and the fields of its meter."""
 
 
 @dataclass(slots=True)
@@ -149,6 +153,7 @@ class Stages:
         self.clock = clock
         self._meters: dict[tuple[Stage, str], Meter] = {}
         self._processor = processor or partial(_processor_now, threading.get_native_id())
+        self._shown: Processor | None = None
         self._began = self.mark()
 
     def meter(self, stage: Stage, host: str = "") -> Meter:
@@ -179,7 +184,25 @@ class Stages:
             self.meter(stage, host).hold(self.clock() - began)
 
     def mark(self) -> Mark:
-        return Mark({place: replace(meter) for place, meter in self._meters.items()}, self._processor())
+        processor = self._shown or self._processor()
+        return Mark({place: replace(meter) for place, meter in self._meters.items()}, processor)
+
+    def figures(self) -> tuple[tuple[Shown, ...], tuple[float, float, float, float]]:
+        """For `tally.Figures`: what another process is to add up."""
+        meters = tuple(
+            (*place, each.batches, each.busy_s, each.waiting_s, each.held_s, each.crowded_s)
+            for place, each in self._meters.items()
+        )
+        spent = self._processor().since(self._began.processor)
+        return meters, (spent.passed_s, spent.loop_s, spent.interpreter_s, spent.threads_s)
+
+    def show(self, meters: Iterable[Shown], processor: tuple[float, float, float, float]) -> None:
+        """Becomes what other processes have measured; the processor is then the average of theirs."""
+        self._shown = Processor(*processor)
+        self._began = Mark({}, Processor(0.0, 0.0, 0.0, 0.0))
+        for stage, host, *figures in meters:
+            batches, *seconds = figures
+            self._meters[cast(Stage, stage), host] = Meter(int(batches), *seconds)
 
     def finding(self, since: Mark | None = None) -> Finding | None:
         """What limits the run; None: too little was done to tell."""
@@ -208,7 +231,7 @@ class Stages:
             "limited_by": None
             if found is None
             else {"stage": found.stage, "host": found.host, "share": round(found.share, 3), "advice": found.advice},
-            "processor": round(self._processor().since(self._began.processor).share, 3),
+            "processor": round(self.mark().processor.since(self._began.processor).share, 3),
             "stages": [
                 {
                     "stage": stage,
@@ -237,7 +260,7 @@ class Stages:
 
 
 HEADINGS: Final = ("stage", "where", "batches", "busy s", "waiting s", "held up s", "share")
-_MORE_PROCESSES: Final = "a second process for half of the users would help"
+_MORE_PROCESSES: Final = "more --workers would use more processors"
 _LARGER: Final = "what else runs here takes them too; a machine with more of them would help"
 
 

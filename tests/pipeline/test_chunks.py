@@ -119,6 +119,7 @@ def same(report: Report) -> Report:
     """A report without what differs from run to run."""
     shown: Report = json.loads(json.dumps(report))
     shown.pop("run")
+    shown.pop("stages", None)
     for each in (*shown["users"], shown["totals"]):
         each.pop("seconds", None)
     return shown
@@ -155,6 +156,19 @@ def test_a_run_in_chunks_reports_what_a_run_of_one_process_does(words: tuple[str
             code, shown = site(None, *command, "--json", "--journal", f"{site.root}/journal-{to}")
             ended.append((code, sorted(map(str, same(shown)["users"]))))
         assert ended[0] == ended[1]
+
+
+def test_what_held_up_the_workers_is_added_up(site: Site) -> None:
+    _, one = site.import_(None, to="one")
+    _, several = site.import_(Threads(), to="several")
+
+    def batches(report: Report) -> dict[str, int]:
+        return {row["stage"]: row["batches"] for row in report["stages"]["stages"] if row["stage"] in ("read", "list")}
+
+    assert batches(several) == batches(one)
+    assert min(batches(one).values()) >= len(USERS)
+    assert all(row["busy"] >= 0 for row in several["stages"]["stages"])
+    assert 0 < several["stages"]["processor"] <= 1
 
 
 @pytest.mark.parametrize(("begins", "goes_on"), [(None, 3), (2, None), (3, 1), (1, 3)])

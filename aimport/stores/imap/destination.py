@@ -443,7 +443,7 @@ class ImapDestinationSession(Session):
                 doubt = doubt_about(name.removeprefix(self._prefix), mailbox.path, self._profile)
                 notes += [f"{mailbox.name}: {doubt}"] if doubt else []
         return Standing(
-            server=server_of(self._connection, self._profile),
+            server=server_of(self._connection, self._profile, self.limits),
             append_limit=await append_limit(self._connection) or self.limit,
             allowances=await allowances(self._connection),
             problems=tuple(problems),
