@@ -2,7 +2,7 @@
 
     committed UIDs ── survey ──▶ missing ── find by content ──▶ amended: elsewhere, or lost and sent again
 
-Sees only `interfaces`. A mailbox in order costs one look at UIDs and sizes.
+Sees only `interfaces`. A mailbox in order costs one look at its UIDs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def audit(account: Account, work: Work, lane: LaneLog, writer: Destination
     """
     if not lane.committed:
         return ()
-    survey = await writer.survey(work.target, lane.floor)
+    survey = await writer.survey(work.target, lane.floor, sizes=bool(lane.settled))
     if survey is None:
         raise MailboxNotFound(
             f"mailbox {work.target.name!r} is gone, and with it {len(lane.committed)} messages that were acknowledged:"

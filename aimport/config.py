@@ -8,6 +8,7 @@ Values keep their %-variables; they are expanded for each user where they are us
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ _CHOICES: Final = {
     "source_auth": AUTH_MECHANISMS,
     "dest_auth": AUTH_MECHANISMS,
 }
-_SIZES: Final = frozenset({"source_daily_bytes"})
+_SIZES: Final = frozenset({"source_daily_bytes", "dest_daily_bytes"})
 _BOOLEANS: Final = {"yes": True, "true": True, "no": False, "false": False}
 
 
@@ -89,8 +90,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     source_compress: str = "auto"
     dest_compress: str = "auto"
     trust_server_search: bool = False
+    logins_per_second: float = 0.0
+    """New connections to one host a second; 0: no limit, or that of its profile."""
     source_daily_bytes: int = 0
-    """Octets a user may fetch a day; 0: no limit."""
+    dest_daily_bytes: int = 0
+    """Octets a user may fetch, or append, in 24 hours; 0: no limit, or that of the server's profile."""
+    daily_wait: bool = True
+    """Users whose day is used up are waited for, else they are left to `resume`."""
 
     def for_user(self, row: Mapping[str, str]) -> Settings:
         """These settings with the cells of one row of the user list over them; other cells are passed over.
@@ -105,11 +111,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         }
         return msgspec.structs.replace(self, **cells) if cells else self
 
-    def public(self) -> dict[str, str | int | bool]:
+    def public(self) -> dict[str, str | int | float | bool]:
         """What differs from the defaults, fit for a journal: secrets as references, literal ones left out."""
-        shown: dict[str, str | int | bool] = {}
+        shown: dict[str, str | int | float | bool] = {}
         for name, default in DEFAULTS.items():
-            value: str | int | bool | Secret | None = getattr(self, name)
+            value: str | int | float | bool | Secret | None = getattr(self, name)
             if isinstance(value, Secret):
                 if value.kind != "literal":
                     shown[name] = f"{value.kind}:{value.text}"
@@ -118,10 +124,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return shown
 
 
-DEFAULTS: Final[dict[str, str | int | bool | None]] = dict(
+DEFAULTS: Final[dict[str, str | int | float | bool | None]] = dict(
     zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True)
 )
-PER_USER: Final = frozenset(DEFAULTS) - {"user_list", "first_valid_uid"}
+PER_USER: Final = frozenset(DEFAULTS) - {"user_list", "first_valid_uid", "logins_per_second", "daily_wait"}
 """Settings that a row of the user list may hold."""
 
 
@@ -159,7 +165,7 @@ def load_settings(
     return Settings(**values)
 
 
-def convert(name: str, raw: object, place: str, origin: Origin) -> str | int | bool | Secret | None:
+def convert(name: str, raw: object, place: str, origin: Origin) -> str | int | float | bool | Secret | None:
     """The value of setting `name`, from TOML's types or from text; empty text is the default.
 
     Raises:
@@ -179,8 +185,16 @@ def convert(name: str, raw: object, place: str, origin: Origin) -> str | int | b
         if isinstance(raw, str) and raw.lower() in _BOOLEANS:
             return _BOOLEANS[raw.lower()]
         raise ConfigurationError(f"{place}: {raw!r} is not yes or no")
-    if isinstance(raw, bool) or not isinstance(raw, (str, int)):
+    if isinstance(raw, bool) or not isinstance(raw, (str, int, float) if isinstance(default, float) else (str, int)):
         raise ConfigurationError(f"{place}: must be text or a number")
+    if isinstance(default, float):
+        try:
+            rate = float(str(raw))
+        except ValueError:
+            raise ConfigurationError(f"{place}: {raw!r} is not a number", hint="such as 4 or 0.5") from None
+        if not 0 <= rate < math.inf:
+            raise ConfigurationError(f"{place}: {raw!r} is out of range")
+        return rate
     if isinstance(default, int):
         try:
             number = parse_size(str(raw)) if name in _SIZES else int(str(raw), 10)

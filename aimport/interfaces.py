@@ -106,6 +106,10 @@ class Settled:
     """The `Appending` of a store that has its answer when `append` returns."""
 
     known: Sequence[Outcome]
+    sync_s: float = 0.0
+    """Of the time of `append`: what it waited for the disk to have it for sure."""
+    turn_s: float = 0.0
+    """What it waited for others that write to the same disk."""
 
     async def outcomes(self) -> Sequence[Outcome]:
         return self.known
@@ -128,6 +132,15 @@ class DestinationSession(Protocol):
     @property
     def folds_case(self) -> bool:
         """Names that differ in case, or in the form of a letter with an accent, are one mailbox."""
+        ...
+
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        """Every mailbox of the account that can hold messages.
+
+        Raises:
+            SourceMissing: there is no such account yet.
+            UserError, ConnectionLost
+        """
         ...
 
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
@@ -167,8 +180,11 @@ class DestinationSession(Protocol):
         """
         ...
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
-        """What is there at or above `since` (all of it when UIDVALIDITY is another); None: there is no such mailbox."""
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
+        """What is there at or above `since` (all of it when UIDVALIDITY is another); None: there is no such mailbox.
+
+        Without `sizes` nobody looks at sizes and dates, which may be missing then.
+        """
         ...
 
     def reading(self, mailbox: Mailbox) -> AbstractAsyncContextManager[tuple[SourceSession, Mailbox]]:

@@ -7,7 +7,10 @@
                 mark            the last durable intent, so that a lost end is noticed
                 lock            held (flock) while the run's process lives; says who it is
                 rejects.jsonl   one line a rejected message
+                damages.jsonl   one line a damage of a source that mail was taken from all the same
                 run.json        what `runs` shows; only its `finished` is nowhere else
+                shards/NNNNNN/  of a run with several processes: a journal of its own for some users, written by the
+                                one process that holds its lock; `places` of the run's own journal says which is whose
 
 The log is append-only. A record is a batch, never a message: INTENT (keys, sizes, dates,
 digests) is durable when `intent` returns; OUTCOME (UIDs, rejects) is written behind, since a lost
@@ -21,6 +24,7 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import fcntl
+import itertools
 import json
 import logging
 import math
@@ -34,7 +38,7 @@ import stat
 import threading
 import time
 import zlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -47,7 +51,7 @@ import anyio.to_thread
 import msgspec
 
 from aimport import seams
-from aimport.errors import AimportError, JournalDamaged, JournalError, RunHeld, UsageError, UserError
+from aimport.errors import AimportError, JournalBusy, JournalDamaged, JournalError, RunHeld, UsageError, UserError
 from aimport.keyset import KeySet, Numbers
 from aimport.model import (
     ALIKE_KINDS,
@@ -74,9 +78,12 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 _Row = tuple[int, int, int, int, int, bytes]  # seq, kind, user, lane, number, data
 
-SCHEMA: Final = 2
-MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {1: ()}
-"""Statements that make the next format of each older one. 2: records AMENDED and PRESENT."""
+SCHEMA: Final = 3
+PLACES: Final = (
+    "CREATE TABLE places (destination BLOB PRIMARY KEY, shard INTEGER NOT NULL, seal INTEGER NOT NULL) WITHOUT ROWID"
+)
+MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {1: (), 2: (PLACES,)}
+"""Statements that make the next format of each older one. 2: records AMENDED and PRESENT. 3: shards."""
 APPLICATION: Final = 0x61696D70  # "aimp"
 DDL: Final = (
     "CREATE TABLE meta (id INTEGER PRIMARY KEY, data BLOB NOT NULL, seal INTEGER NOT NULL)",
@@ -86,6 +93,7 @@ DDL: Final = (
     "CREATE TABLE log (seq INTEGER PRIMARY KEY, kind INTEGER NOT NULL, user INTEGER NOT NULL, lane INTEGER NOT NULL,"
     " number INTEGER NOT NULL, data BLOB NOT NULL, seal INTEGER NOT NULL)",
     "CREATE INDEX log_by_user ON log (user)",
+    PLACES,
 )
 OPENED, LANE, MOVED, INTENT, OUTCOME, REJECT, RESULT, AMENDED, PRESENT = range(1, 10)
 ENDS: Final = (OUTCOME, REJECT, RESULT, PRESENT)
@@ -97,11 +105,19 @@ NO_UID, REFUSED, ABSENT = 0, -1, -2
 DATABASE: Final = "journal.sqlite"
 REJECTS: Final = "rejects.jsonl"
 REPAIRS: Final = "repairs.jsonl"
+DAMAGES: Final = "damages.jsonl"
 ESCROW: Final = "escrow"
 INFO: Final = "run.json"
 LOCK: Final = "lock"
 MARK: Final = "mark"
+SHARDS: Final = "shards"
+LOOK_S: Final = 1.0
+"""How long who only looks waits for a shard that its worker has for itself alone; there may be many."""
+HERE: Final = 0
+"""The shard that is none: the run's own journal."""
+OPEN_SHARDS: Final = 16  # arbitrary: three files each
 COLUMNS: Final = "seq, kind, user, lane, number, data, seal"
+SHARD_PAGE: Final = 4096  # an empty shard takes 32 KiB, with pages as below 128
 PAGE: Final = 16384  # 54-87 octets a message in batches of 64, against 65-128 with 4096; a fifth fewer commits/s
 RUN_NAME: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 GROUP_S: Final = 0.002
@@ -126,6 +142,9 @@ class RunArguments:
     settings: tuple[tuple[str, str], ...] = ()
     moment: int = 0
     """What relative dates of the query count from, seconds since 1970; 0: when the run began."""
+
+
+NO_ARGUMENTS: Final = RunArguments(argv=(), cwd="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,7 +395,9 @@ class LaneLog:
         """Keeps the octets of a message that will be changed; durable when it returns. A run in memory keeps none."""
         directory = self._journal.directory
         if directory is not None:
-            await anyio.to_thread.run_sync(_keep, directory / ESCROW, f"{original.digest.hex()}.eml", body)
+            home = _run_directory(directory) if self._journal.is_shard else directory
+            name = f"{original.digest.hex()}.eml"
+            await anyio.to_thread.run_sync(_keep, home / ESCROW, name, body, directory.name)
 
     async def move(self, position: Position) -> None:
         """The destination mailbox changed its UIDVALIDITY: UIDs known so far mean nothing now. Durable."""
@@ -544,8 +565,11 @@ class Journal:
     fails too, because a journal whose sync failed once is not to be trusted again.
     """
 
-    def __init__(self, directory: Path | None, db: sqlite3.Connection, meta: _Meta, lock: int = -1) -> None:
+    def __init__(
+        self, directory: Path | None, db: sqlite3.Connection, meta: _Meta, lock: int = -1, *, is_shard: bool = False
+    ) -> None:
         self.directory = directory
+        self.is_shard = is_shard
         self.run = meta.run
         self.job = meta.job
         self.arguments = meta.arguments
@@ -559,6 +583,8 @@ class Journal:
         """Records known to be lost and accepted (`reopen(cut=True)`), also by an earlier resume: what the
         destination holds of this run has to be found by content."""
         self._stale_rejects = False
+        self._damages: dict[str, set[int]] = {}
+        """By user: hashes of the lines of `damages.jsonl`."""
         self._writer: _Writer | None = None
         self._failure: JournalError | None = None
         self._told = False
@@ -569,6 +595,13 @@ class Journal:
         self._looking = threading.Lock()
         """Held by the one of several threads that reads a run which is only looked at."""
         self._closing = self._closed = False
+        self._last_shard = HERE if is_shard else _last_shard(db)
+        self._shards: OrderedDict[int, Journal] = OrderedDict()
+        """Those that were read last."""
+        self._opening = threading.Lock()
+        self.keeps_some = False
+        """Users of a run with shards have their records here, as far as is known (`open_places`)."""
+        self._empty_shard = b""
 
     # --- begin and end of a run
 
@@ -630,7 +663,7 @@ class Journal:
             undo.callback(os.close, lock)
             with _translated(directory / DATABASE):
                 db = undo.enter_context(closing(_connect(directory / DATABASE)))
-                meta = _read_meta(db, directory)
+                meta = _read_meta(db, directory.name, directory)
                 _migrate(db)
                 journal = cls(directory, db, meta, lock)
                 journal._check_all(cut=cut)
@@ -646,12 +679,39 @@ class Journal:
         """A run to look at (`results`, `entries`), running or not: takes no lock, writes nothing."""
         directory = _find(root, run)
         with _translated(directory / DATABASE), closing(_connect(directory / DATABASE, write=False)) as db:
-            yield cls(directory, db, _read_meta(db, directory))
+            journal = cls(directory, db, _read_meta(db, directory.name, directory))
+            try:
+                yield journal
+            finally:
+                journal._look_away(0)
+
+    @classmethod
+    def open_shard(cls, run: Path, number: int, *, alone: bool = False) -> Journal:
+        """A shard of the run in directory `run`, to write; reads all of it once.
+
+        `alone`: nobody looks at it meanwhile, so that SQLite needs no memory shared with others, which no network file
+        system has.
+
+        Raises:
+            RunHeld: another process has it.
+            JournalDamaged, JournalError
+        """
+        directory = _present_shard(run, number)
+        with ExitStack() as undo:
+            lock = _take_lock(directory)
+            undo.callback(os.close, lock)
+            with _translated(directory / DATABASE):
+                db = undo.enter_context(closing(_connect(directory / DATABASE, alone=alone)))
+                journal = cls(directory, db, _read_meta(db, run.name, directory), lock, is_shard=True)
+                journal._check_all(cut=False)
+                journal._start()
+            undo.pop_all()
+        return journal
 
     @classmethod
     def in_memory(cls) -> Journal:
         """The same behaviour without a directory: SQLite spills to an unlinked temporary file, nothing survives."""
-        meta = _Meta(run=_new_name(), job="", arguments=RunArguments(argv=(), cwd=""), created_us=seams.now_us())
+        meta = _Meta(run=_new_name(), job="", arguments=NO_ARGUMENTS, created_us=seams.now_us())
         db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         _make_tables(db, meta)
         journal = cls(None, db, meta)
@@ -676,9 +736,20 @@ class Journal:
                 with _translated(self._path):
                     if self._stale_rejects:
                         _rewrite_lines(self.directory / REJECTS, _scan(self._db, self._path).rejects)
-                    self._write_info(finished=finished)
+                    if self.is_shard:
+                        # So that whoever looks at it leaves no files behind, of which there would be thousands.
+                        with suppress(sqlite3.OperationalError):  # somebody is just looking
+                            self._db.execute("PRAGMA busy_timeout=0")
+                            self._db.execute("PRAGMA journal_mode=DELETE")
+                    else:
+                        if self._last_shard:
+                            _gather_lines(self.directory, REJECTS)
+                            _gather_lines(self.directory, REPAIRS)
+                            _gather_lines(self.directory, DAMAGES)
+                        self._write_info(finished=finished)
         finally:
             self._closed = True
+            self._look_away(0)
             with suppress(sqlite3.Error):
                 self._db.close()
             for handle in (self._mark, self._rejects, self._lock):
@@ -695,7 +766,7 @@ class Journal:
         Raises:
             RunHeld: a live run has one of them; none is claimed.
         """
-        if self.directory is None:
+        if self.directory is None or self.is_shard:  # the run itself has claimed those of its shards
             return
         names = list(identities)
         new = await self._ask(lambda db: _insert_claims(db, names))
@@ -744,19 +815,48 @@ class Journal:
     def results(self) -> Iterator[UserResult]:
         """The last recorded result of each user to whom nothing happened since, in the order the users first began."""
         yield from self._kept
-        last = 0
-        while last >= 0 and not (self._closed and self.directory is None):
-            last, results = self._read(partial(_results, after=last, path=self._path))
-            yield from results
+        for _, result in self._standings():
+            if result is not None:
+                yield result
 
     def begun(self) -> Sequence[str]:
         """Users who began and have no result, or an old one: of a run that works now, or was killed."""
-        last = f"SELECT kind FROM log WHERE user=users.id AND kind IN {ENDS} ORDER BY seq DESC LIMIT 1"
-        statement = f"SELECT name FROM users WHERE {RESULT} IS NOT ({last}) ORDER BY id"
-        return self._read(lambda db: [_text(name) for (name,) in db.execute(statement)])
+        return [name for name, result in self._standings() if result is None]
+
+    def _standings(self) -> Iterator[tuple[str, UserResult | None]]:
+        """Users who began, in that order, each with its result unless something happened to it since."""
+        last = 0
+        read: int | None = None
+        there: dict[str, UserResult | None] | None = {}
+        """Of one shard: its users were handed out together, so they stand together here."""
+        while last >= 0 and not (self._closed and self.directory is None):
+            last, page = self._read(partial(_standings, after=last, path=self._path))
+            for number, name, shard, result in page:
+                if shard not in (HERE, read):
+                    read, there = shard, self._standings_in(shard)
+                if shard == HERE:
+                    yield name, result
+                elif there is None:
+                    error = "a worker on another machine has its records now"
+                    yield name, UserResult(user=name, status="stopped", error=error)
+                elif name in there:
+                    yield name, there[name]
+                else:  # handed out and not begun; before that, it may have had an error that is none of its mail's
+                    before = self._read(partial(_result, user=number, path=self._path))
+                    if before is not None:
+                        yield name, before
+
+    def _standings_in(self, shard: int) -> dict[str, UserResult | None] | None:
+        """None: it cannot be read now."""
+        try:
+            return dict(self._shard(shard)._standings())
+        except JournalBusy:
+            return None
 
     def lanes(self, user: str) -> Sequence[Lane]:
         """Which mailboxes of a user went where, in the order they began."""
+        if (home := self._home(user)) is not self:
+            return home.lanes(user)
         lanes: dict[int, Lane] = {}
         for row in self._rows_of(user, LANE, MOVED):
             _read_lane(row, lanes)
@@ -767,6 +867,9 @@ class Journal:
 
         In the order of the ends, what is in doubt behind them. `of_lane`: number of the only lane that is asked for.
         """
+        if (home := self._home(user)) is not self:
+            yield from home.entries(user, of_lane)
+            return
         lanes = {lane.number: lane for lane in self.lanes(user)}
         moved = {row[3]: row[0] for row in self._rows_of(user, MOVED, lane=of_lane)}
         amended: dict[tuple[int, int], Amendment] = {}
@@ -810,6 +913,114 @@ class Journal:
             if ended is None or outcome is not None:
                 wanted = batch.wanted(self.run, index)
                 yield Entry(user=user, lane=lane, key=key, wanted=wanted, date=date, outcome=outcome)
+
+    def damaged(self, user: str, mailbox: str, key: str, text: str) -> bool:
+        """Records a damage of the source that mail was taken from all the same; False: it is known. Written behind.
+
+        `key` "": not of one message. Before an intent that is asked for later is durable, so is this.
+        """
+        line = {"user": user, "mailbox": mailbox, "key": key or None, "text": text[:TEXT_LIMIT]}
+        data = json.dumps(line).encode("ascii") + b"\n"
+        if not self._note_damage(user, data):
+            return False
+        self._check()
+        self._put(_Op(lambda _: None, None, damages=(data,)))
+        return True
+
+    def _note_damage(self, user: str, line: bytes) -> bool:
+        known = self._damages.setdefault(user, set())
+        before = len(known)
+        known.add(hash(line))
+        return len(known) > before
+
+    def damages(self, user: str) -> int:
+        """How many damages of a user's source are recorded."""
+        return len(self._damages.get(user, ()))
+
+    # --- shards
+
+    @property
+    def has_shards(self) -> bool:
+        """Some users' records are in shards."""
+        return self._last_shard > HERE
+
+    async def open_places(self) -> int:
+        """Makes ready for shards; returns the number of the last one. Who began in this journal stays in it."""
+        with self._opening:
+            self._look_away(0)  # a worker may want to have them for itself alone
+        self.keeps_some = await self._ask(_place_here)
+        return self._last_shard
+
+    async def homes(self, users: Sequence[tuple[str, str]]) -> Sequence[int | None]:
+        """In which shard the records of these users are, by name and destination; None: they have none yet.
+
+        Whoever shares a destination shares a shard; who was given to another destination before, has that one's.
+        """
+        return await self._ask(lambda db: _homes(db, users))
+
+    async def hand_out(self, shard: int, users: Sequence[tuple[str, str]]) -> None:
+        """Makes `shard` the home of these users (name, destination), durably, and claims their destinations.
+
+        Shards are made in the order of their numbers.
+
+        Raises:
+            RunHeld: a live run works on one of these destinations.
+        """
+        assert self.directory is not None
+        await self.claim(dict.fromkeys(destination for _, destination in users))
+        if shard > self._last_shard:
+            await anyio.to_thread.run_sync(self._make_shard, self.directory, shard)
+        await self._ask(lambda db: _place(db, shard, users))
+        self._last_shard = max(self._last_shard, shard)
+
+    def _make_shard(self, run: Path, number: int) -> None:
+        """An empty one is durable before anybody is placed in it: one that is missing later was lost."""
+        directory = shard_directory(run, number)
+        with _translated(directory):
+            if not self._empty_shard:
+                directory.parent.mkdir(mode=0o700, exist_ok=True)
+                _sync_directory(run)
+                with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+                    db.execute(f"PRAGMA page_size={SHARD_PAGE}")
+                    _make_tables(db, _Meta(run=self.run, job="", arguments=NO_ARGUMENTS, created_us=seams.now_us()))
+                    octets = bytearray(db.serialize())
+                octets[18:20] = b"\2\2"  # it will be written by a write-ahead log (SQLite's file format, section 1.3)
+                self._empty_shard = bytes(octets)
+            shutil.rmtree(directory, ignore_errors=True)  # of a process that was killed right here
+            directory.mkdir(mode=0o700)
+            os.close(_open_file(directory / MARK))
+            _replace_file(directory / DATABASE, self._empty_shard)
+            _sync_directory(directory.parent)
+
+    def _home(self, user: str) -> Journal:
+        """The journal that has the records of a user."""
+        if not self._last_shard:
+            return self
+        shard = self._read(partial(_home_of, _blob(user)))
+        return self if shard == HERE else self._shard(shard)
+
+    def _shard(self, number: int) -> Journal:
+        """To look at, from any thread."""
+        assert self.directory is not None
+        with self._opening:
+            shard = self._shards.pop(number, None)
+            if shard is None:
+                directory = _present_shard(self.directory, number)
+                with _translated(directory / DATABASE), ExitStack() as undo:
+                    db = undo.enter_context(closing(_connect(directory / DATABASE, write=False, wait_s=LOOK_S)))
+                    shard = Journal(directory, db, _read_meta(db, self.run, directory), is_shard=True)
+                    undo.pop_all()
+            self._shards[number] = shard
+            self._look_away(0 if self._closed else OPEN_SHARDS)
+        return shard
+
+    def _look_away(self, keep: int) -> None:
+        """Closes the files of shards that were read long ago."""
+        while len(self._shards) > keep:
+            _, shard = self._shards.popitem(last=False)
+            with shard._looking:
+                shard._closed = True
+                shard._db.close()
 
     # --- what the logs of users and lanes call
 
@@ -881,8 +1092,8 @@ class Journal:
             self._put(_Op(work, waiter, at_once=True))
             return waiter.result()
         with _translated(self._path):
-            if not self._closed:
-                with self._looking:
+            with self._looking:
+                if not self._closed:
                     return work(self._db)
             with closing(_connect(self._path, write=False)) as db:
                 return work(db)
@@ -900,7 +1111,19 @@ class Journal:
         if self.directory is not None:
             self._mark = _open_file(self.directory / MARK)
             self._rejects = _open_file(self.directory / REJECTS, os.O_APPEND)
+            self._read_damages(self.directory / DAMAGES)
         self._writer = self._make_writer()
+
+    def _read_damages(self, path: Path) -> None:
+        """What earlier processes of the run have told; a torn last line is cut off, it will be told again."""
+        if not path.exists():
+            return
+        lines = path.read_bytes().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            _replace_file(path, b"".join(lines[:-1]))
+        for line in lines:
+            with suppress(ValueError):
+                self._note_damage(str(json.loads(line)["user"]), line)
 
     def _make_writer(self) -> _Writer:
         return _WriterThread(self)
@@ -940,12 +1163,8 @@ class Journal:
         if mark:
             os.pwrite(self._mark, _mark(mark), 0)
         _write_all(self._rejects, b"".join(line for op in ops for line in op.lines))
-        if repairs := b"".join(line for op in ops for line in op.repairs):
-            handle = _open_file(directory / REPAIRS, os.O_APPEND)
-            try:
-                _write_all(handle, repairs)
-            finally:
-                os.close(handle)
+        _append(directory / REPAIRS, b"".join(line for op in ops for line in op.repairs))
+        _append(directory / DAMAGES, b"".join(line for op in ops for line in op.damages))
 
     # --- checks
 
@@ -1000,6 +1219,25 @@ class Journal:
         _replace_file(self.directory / INFO, json.dumps(info, indent=1).encode() + b"\n")
 
 
+def _run_directory(shard: Path) -> Path:
+    return shard.parent.parent
+
+
+def shard_directory(run: Path, number: int) -> Path:
+    return run / SHARDS / f"{number:06d}"
+
+
+def _present_shard(run: Path, number: int) -> Path:
+    """
+    Raises:
+        JournalDamaged: it was lost, for one in which users have their places was made before.
+    """
+    directory = shard_directory(run, number)
+    if not directory.is_dir():
+        raise JournalDamaged(f"{directory} is missing", hint=REPAIR)
+    return directory
+
+
 def runs(root: Path) -> Sequence[RunInfo]:
     """The runs below `root`, newest first. Reads no log; a run that cannot be read is listed with its damage."""
     found = [_info(directory) for directory in _run_directories(root)]
@@ -1011,12 +1249,13 @@ def runs(root: Path) -> Sequence[RunInfo]:
 
 @dataclass(frozen=True, slots=True)
 class _Op:
-    """What a task asks of the writer thread; `lines` and `repairs` go to their files once it is durable."""
+    """What a task asks of the writer thread; `lines`, `repairs` and `damages` go to their files once it is durable."""
 
     work: Work[Any]
     waiter: asyncio.Future[Any] | concurrent.futures.Future[Any] | None
     lines: Sequence[bytes] = ()
     repairs: Sequence[bytes] = ()
+    damages: Sequence[bytes] = ()
     at_once: bool = False
     """Somebody holds up the event loop for it."""
     mark: int = 0
@@ -1380,7 +1619,7 @@ def _make_tables(db: sqlite3.Connection, meta: _Meta) -> None:
         db.execute(f"PRAGMA user_version={SCHEMA}")
 
 
-def _read_meta(db: sqlite3.Connection, directory: Path) -> _Meta:
+def _read_meta(db: sqlite3.Connection, run: str, directory: Path) -> _Meta:
     path = directory / DATABASE
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
@@ -1393,8 +1632,8 @@ def _read_meta(db: sqlite3.Connection, directory: Path) -> _Meta:
     if row is None or not _sealed(row[2], row[:1], row[1]):
         raise _damaged(path, "meta", 1)
     meta = msgspec.json.decode(row[1], type=_Meta)
-    if meta.run != directory.name:
-        raise JournalError(f"{path} belongs to run {meta.run}, not to {directory.name}", hint=REPAIR)
+    if meta.run != run:
+        raise JournalError(f"{path} belongs to run {meta.run}, not to {run}", hint=REPAIR)
     return meta
 
 
@@ -1420,8 +1659,14 @@ def _user(db: sqlite3.Connection, name: str, destination: str) -> tuple[int, str
 
 def _insert_claims(db: sqlite3.Connection, names: Iterable[str]) -> list[str]:
     """Claims `names`; returns those that were not claimed before."""
-    statement = "INSERT OR IGNORE INTO claims VALUES (?,?)"
-    return [name for name in names if db.execute(statement, (_blob(name), _seal((), _blob(name)))).rowcount > 0]
+    new: list[str] = []
+    rest = iter(names)
+    while chunk := {_blob(name): name for name in itertools.islice(rest, CHUNK)}:
+        known = _known(db, "SELECT destination, seal FROM claims WHERE destination", list(chunk))
+        fresh = {key: name for key, name in chunk.items() if key not in known}
+        db.executemany("INSERT INTO claims VALUES (?,?)", [(key, _seal((), key)) for key in fresh])
+        new += fresh.values()
+    return new
 
 
 def _claims(db: sqlite3.Connection) -> Iterator[list[tuple[bytes]]]:
@@ -1446,13 +1691,87 @@ def _first_claimed(path: Path, names: Sequence[tuple[bytes]]) -> str:
         return ""
 
 
-def _results(db: sqlite3.Connection, *, after: int, path: Path) -> tuple[int, list[UserResult]]:
-    """Results of the next users after that number, and the last number; -1: there are no more."""
-    users = [number for (number,) in db.execute("SELECT id FROM users WHERE id>? ORDER BY id LIMIT ?", (after, CHUNK))]
+def _standings(
+    db: sqlite3.Connection, *, after: int, path: Path
+) -> tuple[int, list[tuple[int, str, int, UserResult | None]]]:
+    """The next users after that number: number, name, shard, and result if that is here; and the last number, -1: there
+    are no more."""
+    place = "(SELECT shard FROM places WHERE places.destination=users.destination)" if _has_places(db) else "NULL"
+    statement = f"SELECT id, name, coalesce({place}, {HERE}) FROM users WHERE id>? ORDER BY id LIMIT ?"
+    users = db.execute(statement, (after, CHUNK)).fetchall()
+    page = [
+        (number, _text(name), shard, _result(db, user=number, path=path) if shard == HERE else None)
+        for number, name, shard in users
+    ]
+    return (users[-1][0] if users else -1), page
+
+
+def _result(db: sqlite3.Connection, *, user: int, path: Path) -> UserResult | None:
+    """None: there is none, or more has happened since."""
     statement = f"SELECT {COLUMNS} FROM log WHERE user=? AND kind IN {ENDS} ORDER BY seq DESC LIMIT 1"
-    rows = [db.execute(statement, (number,)).fetchone() for number in users]
-    ends = [_unsealed(row, path) for row in rows if row is not None]
-    return (users[-1] if users else -1), [_unpack_result(data) for _, kind, _, _, _, data in ends if kind == RESULT]
+    row = db.execute(statement, (user,)).fetchone()
+    if row is None:
+        return None
+    _, kind, _, _, _, data = _unsealed(row, path)
+    return _unpack_result(data) if kind == RESULT else None
+
+
+def _has_places(db: sqlite3.Connection) -> bool:
+    """A journal of an older format that is only looked at has none."""
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name='places'").fetchone() is not None
+
+
+def _last_shard(db: sqlite3.Connection) -> int:
+    return (db.execute("SELECT max(shard) FROM places").fetchone()[0] or HERE) if _has_places(db) else HERE
+
+
+def _place(db: sqlite3.Connection, shard: int, users: Sequence[tuple[str, str]]) -> None:
+    """Many at once, for there may be a million: a third of the time of one after the other."""
+    rows = [(_blob(name), _blob(destination)) for name, destination in users]
+    known = _known(db, "SELECT name, id FROM users WHERE name", [name for name, _ in rows])
+    for name, destination in users:
+        if _blob(name) in known:
+            _user(db, name, destination)
+    last = db.execute("SELECT max(id) FROM users").fetchone()[0] or 0
+    new = enumerate((row for row in rows if row[0] not in known), start=last + 1)
+    db.executemany(
+        "INSERT INTO users VALUES (?,?,?,?)",
+        [(number, name, where, _seal((number,), name, where)) for number, (name, where) in new],
+    )
+    places = [(where, shard, _seal((shard,), where)) for _, where in rows]
+    db.executemany("INSERT OR IGNORE INTO places VALUES (?,?,?)", places)
+
+
+def _place_here(db: sqlite3.Connection) -> bool:
+    """Whether there are any."""
+    began = "SELECT destination FROM users WHERE destination NOT IN (SELECT destination FROM places)"
+    for (destination,) in db.execute(began).fetchall():
+        if destination:  # else it never came as far as that
+            seal = _seal((HERE,), destination)
+            db.execute("INSERT OR IGNORE INTO places VALUES (?,?,?)", (destination, HERE, seal))
+    return db.execute("SELECT 1 FROM places WHERE shard=?", (HERE,)).fetchone() is not None
+
+
+def _homes(db: sqlite3.Connection, users: Sequence[tuple[str, str]]) -> list[int | None]:
+    given = _known(db, "SELECT name, destination FROM users WHERE name", [_blob(name) for name, _ in users])
+    wanted = [given.get(_blob(name)) or _blob(destination) for name, destination in users]
+    places = _known(db, "SELECT destination, shard FROM places WHERE destination", wanted)
+    return [places.get(where) for where in wanted]
+
+
+def _known(db: sqlite3.Connection, select: str, keys: Sequence[bytes]) -> dict[bytes, Any]:
+    """By key, what `select` finds of `keys`."""
+    found: dict[bytes, Any] = {}
+    for start in range(0, len(keys), CHUNK):
+        chunk = keys[start : start + CHUNK]
+        found.update(db.execute(f"{select} IN ({','.join('?' * len(chunk))})", chunk).fetchall())
+    return found
+
+
+def _home_of(user: bytes, db: sqlite3.Connection) -> int:
+    statement = "SELECT shard FROM users JOIN places USING (destination) WHERE name=?"
+    row = db.execute(statement, (user,)).fetchone()
+    return HERE if row is None else row[0]
 
 
 def _scan(db: sqlite3.Connection, path: Path) -> _Scan:
@@ -1469,6 +1788,9 @@ def _scan(db: sqlite3.Connection, path: Path) -> _Scan:
     for name, seal in db.execute("SELECT destination, seal FROM claims"):
         if not _sealed(seal, (), name):
             raise _damaged(path, "claims", repr(name))
+    for name, shard, seal in db.execute("SELECT destination, shard, seal FROM places"):
+        if not _sealed(seal, (shard,), name):
+            raise _damaged(path, "places", repr(name))
     scan = _Scan()
     last = b""
     opened: dict[int, bytes] = {}
@@ -1524,10 +1846,14 @@ def _lane_name(db: sqlite3.Connection, lane: int, known: dict[int, str]) -> str:
 
 def _has_written(directory: Path) -> bool:
     """Whether a run stored a message, or may have."""
+    return any(_log_has_written(each, directory.name) for each in (directory, *_shard_directories(directory)))
+
+
+def _log_has_written(directory: Path, run: str) -> bool:
     path = directory / DATABASE
     opened: set[int] = set()
     with _translated(path), closing(_connect(path, write=False)) as db:
-        _read_meta(db, directory)
+        _read_meta(db, run, directory)
         for row in db.execute(f"SELECT {COLUMNS} FROM log ORDER BY seq"):
             _, kind, _, _, number, data = _unsealed(row, path)
             if kind == INTENT:
@@ -1577,7 +1903,10 @@ def _failure(error: Exception, path: Path) -> JournalError:
     if isinstance(error, JournalError):
         return error
     codes = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    if isinstance(error, UnicodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in codes:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_BUSY:
+        return JournalBusy(f"{path}: {error}", hint="a worker of its run has it now")
+    if isinstance(error, UnicodeError) or code in codes:
         return JournalDamaged(f"{path}: {error}", hint=REPAIR)  # SQLite quotes a damaged schema in its words
     return JournalError(f"{path}: {error}", hint="nothing more is sent; `aimport resume` goes on once that is repaired")
 
@@ -1613,9 +1942,9 @@ def _sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def _replace_file(path: Path, data: bytes) -> None:
+def _replace_file(path: Path, data: bytes, meanwhile: str = ".new") -> None:
     """Either the old file or the new one, whole, whatever happens."""
-    temporary = path.with_name(path.name + ".new")
+    temporary = path.with_name(path.name + meanwhile)
     with open(_open_file(temporary, os.O_TRUNC), "wb") as file:
         file.write(data)
         file.flush()
@@ -1629,16 +1958,57 @@ def _rewrite_lines(path: Path, lines: Mapping[tuple[int, str], bytes]) -> None:
         _replace_file(path, b"".join(lines.values()))
 
 
+def _append(path: Path, lines: bytes) -> None:
+    """Behind a file that most runs do not have."""
+    if lines:
+        handle = _open_file(path, os.O_APPEND)
+        try:
+            _write_all(handle, lines)
+        finally:
+            os.close(handle)
+
+
+def _shard_directories(run: Path) -> Sequence[Path]:
+    """Those that are whole, in their order."""
+    return sorted(each for each in (run / SHARDS).glob("[0-9]*") if (each / DATABASE).exists())
+
+
+def _gather_lines(run: Path, name: str) -> None:
+    """Puts the lines of all shards behind those of the run's own file, each once however often the run was resumed."""
+    parts = [part for each in _shard_directories(run) if (part := each / name).exists() and part.stat().st_size]
+    if not parts:
+        return
+    if (run / name).exists():
+        parts.insert(0, run / name)
+    temporary = run / f"{name}.new"
+    known: set[int] = set()
+    with open(_open_file(temporary, os.O_TRUNC), "wb") as file:
+        for part in parts:
+            with open(part, "rb") as lines:
+                for line in lines:
+                    if hash(line) not in known:
+                        known.add(hash(line))
+                        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(run / name)
+    _sync_directory(run)
+
+
 def _write_all(handle: int, octets: bytes) -> None:
     while octets:
         octets = octets[os.write(handle, octets) :]
 
 
-def _keep(directory: Path, name: str, octets: bytes) -> None:
-    """A file below `directory`, durable; one of that name is there already when its content is."""
+def _keep(directory: Path, name: str, octets: bytes, writer: str) -> None:
+    """A file below `directory`, durable; one of that name is there already when its content is.
+
+    Several processes may keep the same message. What one that is killed leaves behind has the name of its journal, so
+    the next to write that replaces it.
+    """
     directory.mkdir(mode=0o700, exist_ok=True)
     if not (directory / name).exists():
-        _replace_file(directory / name, octets)
+        _replace_file(directory / name, octets, f".{writer}.new")
         _sync_directory(directory.parent)
 
 
@@ -1659,18 +2029,22 @@ def _read_mark(path: Path) -> int:
     return 0
 
 
-def _connect(path: Path, *, write: bool = True, new: bool = False) -> sqlite3.Connection:
+def _connect(
+    path: Path, *, write: bool = True, new: bool = False, alone: bool = False, wait_s: float = 10
+) -> sqlite3.Connection:
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
         raise JournalError(f"{path} is not a regular file")
     if not status.st_size and not new:
         raise JournalError(f"{path} is empty", hint=REPAIR)
     uri = f"{path.absolute().as_uri()}?mode={'rw' if write else 'ro'}"
-    db = sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(uri, uri=True, timeout=wait_s, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA trusted_schema=OFF")
         db.execute("PRAGMA cell_size_check=ON")
         db.execute("PRAGMA synchronous=FULL")
+        if alone:
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")  # before anything is read: its index then lies in our memory
         if new:
             db.execute(f"PRAGMA page_size={PAGE}")
         if write and db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
@@ -1810,10 +2184,10 @@ def _info(directory: Path) -> RunInfo | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as error:
         damage = "" if isinstance(error, FileNotFoundError) else f"{directory / INFO}: {error}"
-    meta = _Meta(run=directory.name, job="", arguments=RunArguments(argv=(), cwd=""), created_us=0)
+    meta = _Meta(run=directory.name, job="", arguments=NO_ARGUMENTS, created_us=0)
     try:
         with _translated(directory / DATABASE), closing(_connect(directory / DATABASE, write=False)) as db:
-            meta = _read_meta(db, directory)
+            meta = _read_meta(db, directory.name, directory)
     except JournalError as error:
         if not damage:
             return None

@@ -46,8 +46,8 @@ KEYS: Final = PATH_KEYS | {
     "NO-NOSELECT",
     "NO-FS-VALIDATION",
 }
-OWN_KEYS: Final = {"DIALECT": ("mbox",), "ROOT": ("zip", "tar"), "ESCAPECHAR": ("maildir",)}
-"""Keys that Dovecot does not have, with their schemes; what is ESCAPECHAR here, its plug-in listescape has as `\\`."""
+OWN_KEYS: Final = {"DIALECT": ("mbox",), "SUFFIX": ("mbox",), "ROOT": ("zip", "tar"), "ESCAPECHAR": ("maildir",)}
+r"""Keys that Dovecot does not have, with their schemes; what is ESCAPECHAR here, its plug-in listescape has as `\`."""
 SETTING_KEYS: Final = {
     "mail_inbox_path": "INBOX",
     "mail_index_path": "INDEX",
@@ -433,6 +433,7 @@ def _with_login(
         tls_cert=expand(its_cert, variables),
         profile=getattr(settings, f"{prefix}_profile") or settings.profile,
         compress=getattr(settings, f"{prefix}_compress"),
+        daily_octets=getattr(settings, f"{prefix}_daily_bytes"),
         trust_search=side == "source" and settings.trust_server_search,
     )
 

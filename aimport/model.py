@@ -28,6 +28,9 @@ Security = Literal["tls", "starttls", "none"]
 
 Dated = Literal["", "name", "received", "date", "mtime"]
 """What an INTERNALDATE was taken from where the source keeps none (`aimport.dates`); "": it is the source's own."""
+SPECIAL_USES: Final = ("\\Sent", "\\Trash", "\\Junk", "\\Drafts", "\\Archive", "\\All", "\\Flagged")
+"""Attributes that say what a mailbox is for (RFC 6154 §2)."""
+
 Order = Literal["stored", "newest", "oldest"]
 """Of the messages of a mailbox: as the store has them, or by when they were received."""
 
@@ -42,7 +45,7 @@ PIECE_OCTETS: Final = 256 * 1024
 class Secret:
     """A password or token: how to get it, never shown. `kind` "literal" holds the secret itself."""
 
-    kind: Literal["literal", "env", "file", "cmd"]
+    kind: Literal["literal", "env", "file", "cmd", "held"]
     text: str = field(repr=False)
 
 
@@ -88,6 +91,8 @@ class Endpoint:
     """A server's SEARCH is asked for texts too, though it may compare them otherwise (`trust_server_search`)."""
     compress: Literal["auto", "yes", "no"] = "auto"
     """COMPRESS=DEFLATE (RFC 4978); "auto": when the link proves slow."""
+    daily_octets: int = 0
+    """What may be fetched from it, or appended to it, in 24 hours; 0: what its server's profile says."""
     command: tuple[str, ...] = field(default=(), repr=False)
     """Words of a `tunnel:`; those after the first may be secrets."""
     rights: Rights | None = None
@@ -130,12 +135,14 @@ class Mailbox:
 
     `path` holds the levels in Unicode; the first is exactly "INBOX" for the INBOX in any case.
     `native` is the name as its store writes it where `path` alone cannot tell (names that are
-    not valid modified UTF-7); empty: the store derives it from `path`.
+    not valid modified UTF-7); empty: the store derives it from `path`. `uses`: of `SPECIAL_USES`, what its store says
+    that it is for, or, of one that is to be made, what it is to be.
     """
 
     path: tuple[str, ...]
     separator: str = "/"
     native: str = ""
+    uses: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def name(self) -> str:
@@ -145,11 +152,16 @@ class Mailbox:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections a server is known to take at a time; 0: not known."""
+    """What a server is known to take, or may be asked for: connections at a time, batches. 0: not known."""
 
     per_user: int = 0
     per_address: int = 0
     """From one address, for all users."""
+    batch_messages: int = 0
+    batch_octets: int = 0
+    """Largest batch that is handed over; 0: ours."""
+    octets_per_day: int = 0
+    """Of this account, in the direction of the session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +171,7 @@ class Selection:
     `sizes` are octets as the store counts them, a hint for plans, windows and the byte budget;
     the octets read decide. Both have the same length. `unlisted`: so many more the store says
     it has, and does not name. `notes`: what is wrong with the mailbox though it can be read, a line each.
+    `position`: UIDVALIDITY and UIDNEXT that clients of the source saw; None: it does not say.
     """
 
     mailbox: Mailbox
@@ -166,6 +179,7 @@ class Selection:
     sizes: Sequence[int]
     unlisted: int = 0
     notes: tuple[str, ...] = ()
+    position: Position | None = None
 
 
 class LargeBody(Protocol):
@@ -226,10 +240,12 @@ class Message:
     dated: Dated = ""
     original: Original | None = field(default=None, repr=False, compare=False)
     """The file that holds `body`, where a local destination may link it."""
-    guid: str = ""
-    """What Dovecot knows the message by over mailboxes and servers; "": the source has none."""
-    uidl: str = ""
-    """What POP3 clients know it by, where that is kept with the message."""
+    guid: str = field(default="", compare=False)
+    """By what the source knows the message wherever it is copied; "": it does not say. Any text (dbox: mostly hex)."""
+    uidl: str = field(default="", compare=False)
+    """What POP3 clients know it by (RFC 1939 §7), where the source keeps that with the message."""
+    note: str = field(default="", compare=False)
+    """What of a damaged source is lost of it though its octets are whole (`--salvage`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -405,8 +421,8 @@ class Survey:
     """What a mailbox holds at or above a position, in the store's order; no octets were read.
 
     `keys`, `sizes` (octets of the wire form, as the store says) and `dates` (seconds since 1970) stand beside each
-    other; keys are those that a source gives which reads the same account. `at` finds the index of a place
-    (`DestinationSession.place`), None when nothing is there.
+    other; the latter two may be empty where nobody asked for them. Keys are those that a source gives which reads the
+    same account. `at` finds the index of a place (`DestinationSession.place`), None when nothing is there.
     """
 
     uidvalidity: int

@@ -116,11 +116,17 @@ def destination_path(source: Mailbox, parent: tuple[str, ...], separator: str) -
 
 
 def map_names(
-    sources: Iterable[Mailbox], parent: str, separator: str, *, folds_case: bool = False
+    sources: Iterable[Mailbox],
+    parent: str,
+    separator: str,
+    *,
+    folds_case: bool = False,
+    named: Mapping[Mailbox, Mailbox] | None = None,
 ) -> Mapping[Mailbox, Mailbox]:
     """Destination mailbox of each source mailbox, in the order given.
 
-    `folds_case`: to the destination, names that differ in case or Unicode form only are one.
+    `named`: where some of them go instead, parent and all (`mapping`). `folds_case`: to the destination, names that
+    differ in case or Unicode form only are one.
 
     Raises:
         NameClash: two source mailboxes have one destination name.
@@ -130,15 +136,18 @@ def map_names(
     mapped: dict[Mailbox, Mailbox] = {}
     taken: dict[tuple[str, ...], Mailbox] = {}
     for source in sources:
-        path = destination_path(source, above, separator)
+        target = named.get(source) if named is not None else None
+        if target is None:
+            target = Mailbox(path=destination_path(source, above, separator), separator=separator)
+        path = target.path
         image = tuple(unicodedata.normalize("NFC", level).casefold() for level in path) if folds_case else path
         other = taken.setdefault(image, source)
         if other is not source:
             raise NameClash(
                 f"mailboxes {other.name!r} and {source.name!r} would both become {separator.join(path)!r}",
-                hint="rename one of them at the source, or import them separately with MAILBOX",
+                hint="give one of them another name with --map, or leave it out with --exclude",
             )
-        mapped[source] = Mailbox(path=path, separator=separator)
+        mapped[source] = target
     return mapped
 
 

@@ -28,10 +28,13 @@ from aimport import reconcile, seams
 from aimport.account import Account, Run, Work
 from aimport.auditing import audit
 from aimport.copying import COMMIT_GRACE_S, Copy
+from aimport.daily import DAY_S
 from aimport.errors import (
     AccessRefused,
     AimportError,
     ConnectionLost,
+    DailySpent,
+    DestinationNotEmpty,
     JournalError,
     LoginRefused,
     MailboxChanged,
@@ -41,7 +44,7 @@ from aimport.errors import (
     Retry,
     Scope,
     Status,
-    TooManyConnections,
+    Unavailable,
     UserError,
     widest,
 )
@@ -49,7 +52,9 @@ from aimport.existing import existing, skip_existing
 from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
 from aimport.journal import LaneLog
 from aimport.limits import LOGINS_REFUSED
+from aimport.merging import Mails, Outlook, demand_empty, mailboxes_at, outlook, uids_repeat, uids_to_come
 from aimport.model import (
+    Appended,
     Mailbox,
     MessageKey,
     Order,
@@ -60,9 +65,12 @@ from aimport.model import (
     UserJob,
     Wanted,
 )
-from aimport.names import INBOX, map_names
+from aimport.names import INBOX
 from aimport.query.query import Query
 from aimport.results import UserResult
+from aimport.seats import another_lane, rest
+from aimport.secret import hush
+from aimport.tally import shown_time
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +101,10 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     bug: Exception | None = None
     try:
         if job.error:
-            raise _unready(job)
+            raise unready(job)
         async with run.alone(job.destination.identity):
-            log = await run.journal.begin_user(job.user, job.destination.identity)
+            with run.stages.holding("journal"):
+                log = await run.journal.begin_user(job.user, job.destination.identity)
             account = Account(job, log, run)
             await _try_until_done(account)
     except AimportError as error:
@@ -107,8 +116,10 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
             await run.journal.finish_user(job.user, result)
         raise
     except Exception as error:  # a bug ends its user only; cancellation is no Exception
-        bug = _innermost(error)
+        bug = innermost(error)
         logger.error("user ended by a bug user=%s error=%s", job.user, type(bug).__name__)
+        ends = (job.source.secret, job.destination.secret)
+        hush(error, [secret.text for secret in ends if secret is not None and secret.kind == "literal"])
         logger.debug("trace user=%s", job.user, exc_info=error)
     result = _result(job, account, failure, bug, run, seams.monotonic() - began)
     if _has_more(result, account, run):
@@ -117,8 +128,9 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
         with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
             await run.journal.finish_user(job.user, result)
         return result
-    with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+    with anyio.move_on_after(COMMIT_GRACE_S, shield=True), run.stages.holding("journal"):
         await run.journal.finish_user(job.user, result)
+    run.hosts.forget(job.user)
     if failure is not None and failure.scope is Scope.RUN:
         run.counters.user_ended(job.user, failed=True)
         raise failure
@@ -128,7 +140,7 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
     return result
 
 
-def _innermost(error: Exception) -> Exception:
+def innermost(error: Exception) -> Exception:
     """The first exception within groups, whose own name says nothing."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
@@ -154,24 +166,40 @@ async def _try_until_done(account: Account) -> None:
     limits = run.limits
     known = account.progress()
     idle = 0
+    pause_s = 0.0  # here and not in stamina, so that another user has the seat meanwhile
     # What `retry_context` is made of is a cycle: the lists of an account would stay until the collector comes by.
     progress_of = weakref.WeakMethod(account.progress)
 
     def wait_s(error: Exception) -> bool | float:
-        nonlocal known, idle
+        nonlocal known, idle, pause_s
         counted = progress_of()
         assert counted is not None, "the account is in the middle of its try"
         progress = counted()
         idle = 1 if progress > known else idle + 1
         known = progress
-        if run.stopping or idle >= limits.attempts or not worth_retrying(error):
+        if run.stopping or not worth_retrying(error):
             return False
         assert isinstance(error, AimportError)
-        doubled = min(limits.retry_wait_s * 2.0 ** (idle - 1), MAX_RETRY_WAIT_S)
-        return max(error.wait_s, doubled * seams.jitter())
+        if isinstance(error, DailySpent):
+            idle = 0
+            pause_s = error.wait_s
+            return run.daily_wait and 0.0
+        if run.hosts.is_down(error.host):
+            idle -= 1  # who waits for its host has not tried
+            pause_s = 0.0
+        elif idle >= limits.attempts:
+            return False
+        else:
+            doubled = min(limits.retry_wait_s * 2.0 ** (idle - 1), MAX_RETRY_WAIT_S)
+            pause_s = max(error.wait_s, doubled * seams.jitter())
+        return 0.0
 
     async for attempt in stamina.retry_context(on=wait_s, attempts=None, timeout=None):
         with attempt:
+            if pause_s:
+                with run.counters.waits(account.job.user, pause_s):
+                    await rest(pause_s)
+                pause_s = 0.0
             if run.stopping:
                 account.cut_short = True
                 return
@@ -194,25 +222,44 @@ async def _copy_account(account: Account) -> None:
     account.failures.clear()
     account.try_began = anyio.current_time()
     source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
-    async with (
-        run.hosts.hold((source.host, destination.host)),
-        opened(source, run) as reader,
-        opened(destination, run) as writer,
-    ):
-        await _select_all(account, reader, writer)
-        works = [work for work in account.works.values() if not work.complete]
-        works.sort(key=lambda work: len(work.selection.keys), reverse=True)
-        await _run_lanes(account, works, source, destination, reader, writer)
+    account.source_host, account.destination_host = source.host, destination.host
+    began_s = run.stages.clock()
+    async with run.hosts.hold((source.host, destination.host)):
+        crowded = run.stages.meter("connect", destination.host or source.host)
+        crowded.crowded_s += run.stages.clock() - began_s
+        async with opened(source, run, job.user) as reader, opened(destination, run, job.user) as writer:
+            account.keep_days(reader, writer)
+            try:
+                await _select_all(account, reader, writer)
+                works = [work for work in account.works.values() if not work.complete]
+                works.sort(key=lambda work: len(work.selection.keys), reverse=True)
+                await _run_lanes(account, works, source, destination, reader, writer)
+            finally:
+                with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+                    await account.close_days()
     again = [error for _, error in account.failures if error.retry is Retry.LATER]
+    if account.spent is not None:
+        await _tell_spent(account, account.spent)
+        raise account.spent
     if again:
         raise widest(again)
+
+
+async def _tell_spent(account: Account, spent: DailySpent) -> None:
+    """Says until when a user waits whose day is used up, and when all of it will be there."""
+    left = await anyio.to_thread.run_sync(account.octets_left)
+    again_us = seams.now_us() + int(spent.wait_s * 1e6)
+    ends_us = again_us + max(0, (left - 1) // account.spent_limit) * DAY_S * 1_000_000
+    spent.hint = f"goes on after {shown_time(again_us)}; for {left} more octets about until {shown_time(ends_us)}"
+    account.run.counters.ends[account.job.user] = ends_us
+    logger.warning("user has used up today user=%s error=%s", account.job.user, spent)
 
 
 S = TypeVar("S", SourceSession, DestinationSession)
 S_co = TypeVar("S_co", SourceSession, DestinationSession, covariant=True)
 
 
-class _Store(Protocol[S_co]):
+class Store(Protocol[S_co]):
     """What source and destination have in common."""
 
     host: str
@@ -221,10 +268,8 @@ class _Store(Protocol[S_co]):
 
 
 @asynccontextmanager
-async def opened(store: _Store[S], run: Run, *, first: bool = True) -> AsyncGenerator[S]:
-    """A session; what its host refused or allowed is learnt for all users.
-
-    That a user's second connection is refused may be a limit of that user: it lowers nothing.
+async def opened(store: Store[S], run: Run, user: str) -> AsyncGenerator[S]:
+    """A session of `user`; what its host refused, allowed or said at the end is learnt for all users.
 
     Raises:
         LoginRefused: also unasked, when a host has refused many users one after the other.
@@ -235,37 +280,64 @@ async def opened(store: _Store[S], run: Run, *, first: bool = True) -> AsyncGene
             f"{host}: not tried, for it refused the last {LOGINS_REFUSED} logins one after the other",
             hint="check the credentials, then resume",
         )
-    async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as left, AsyncExitStack() as stack:
         try:
-            session = await stack.enter_async_context(store.open())
+            with run.stages.holding("connect", host):
+                session = await stack.enter_async_context(store.open())
         except LoginRefused:
             hosts.refused_login(host)
             raise
-        except TooManyConnections:
-            if first:
-                logger.warning("connections lowered host=%s connections=%d", host, hosts.refused_connection(host))
+        except ConnectionLost as error:
+            error.host = host
+            hosts.failed(host, user, error)
             raise
-        hosts.logged_in(host)
+        hosts.logged_in(host, user)
+        left.callback(hosts.left, host, user)
         if host and session.limits.per_address:
             hosts.allow(host, session.limits.per_address)
-        yield session
+        try:
+            yield session
+        except Unavailable as error:
+            hosts.heed(host, user, error)
+            raise
 
 
-async def _map_mailboxes(
-    job: UserJob, run: Run, reader: SourceSession, writer: DestinationSession
-) -> tuple[Mapping[Mailbox, Mailbox], tuple[str, ...]]:
-    """Selected source mailboxes with their destinations, and names in the query that do not exist.
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Selected source mailboxes with their destinations."""
+
+    targets: Mapping[Mailbox, Mailbox]
+    missing: tuple[str, ...]
+    """Names in the query that do not exist."""
+    excluded: tuple[str, ...]
+    """Mailboxes that the query selects and `--exclude` takes away."""
+
+
+async def map_mailboxes(
+    job: UserJob, run: Run, reader: SourceSession, writer: DestinationSession, lanes: Iterable[tuple[str, str]] = ()
+) -> Mapped:
+    """`lanes`: source and destination names that this run has used.
 
     Raises:
         NameClash: before anything is written.
     """
     listed = await reader.list_mailboxes()
-    mailboxes = [mailbox for mailbox in listed if run.query.selects(mailbox)]
-    mapped = map_names(mailboxes, job.parent, writer.separator, folds_case=writer.folds_case)
-    return mapped, run.query.missing(listed)
+    selected = [mailbox for mailbox in listed if run.query.selects(mailbox)]
+    mailboxes = [mailbox for mailbox in selected if not run.naming.excludes(mailbox)]
+    targets = run.naming.targets(
+        mailboxes,
+        listed=listed,
+        there=await mailboxes_at(writer) if run.naming.special_use else (),
+        parent=job.parent,
+        separator=writer.separator,
+        folds_case=writer.folds_case,
+        kept=dict(iter(lanes)),  # the pairs, also where they are the keys of a mapping
+    )
+    excluded = tuple(mailbox.name for mailbox in selected if mailbox not in targets)
+    return Mapped(targets, run.query.missing(listed), excluded)
 
 
-class _Selector:
+class Selector:
     """Selects from one mailbox after the other."""
 
     def __init__(self, reader: SourceSession, query: Query, order: Order) -> None:
@@ -286,12 +358,16 @@ class _Selector:
 
 
 async def _select_all(account: Account, reader: SourceSession, writer: DestinationSession) -> None:
-    """Fills `account.works`. Name clashes end the user here, before the first write."""
+    """Fills `account.works`. Name clashes, and what `--merge` forbids, end the user here, before the first write."""
     job, run = account.job, account.run
-    targets, missing = await _map_mailboxes(job, run, reader, writer)
-    for name in missing if run.last_turn else ():
+    if run.merge is not None and run.merge.way == "require-empty" and not account.log.lanes:  # a lane: mail of ours
+        await demand_empty(writer)
+    with run.stages.holding("list", account.source_host):
+        mapped = await map_mailboxes(job, run, reader, writer, account.log.lanes)
+    targets = mapped.targets
+    for name in mapped.missing if run.last_turn else ():
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
-    selector = _Selector(reader, run.selected, run.order)
+    selector = Selector(reader, run.selected, run.order)
     for mailbox in selector.in_order(targets):
         target = targets[mailbox]
         place = (mailbox.name, target.name)
@@ -302,13 +378,15 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             account.cut_short = True
             return
         try:
-            selection = await selector.select(mailbox)
+            with run.stages.holding("list", account.source_host):
+                selection = await selector.select(mailbox)
         except MailboxError as error:
             account.mailbox_failed(mailbox.name, error)
             continue
         if known is not None and known.complete:
             continue
-        _tell_damage(job, selection)
+        for note in selection.notes:
+            account.damaged(mailbox.name, note)
         work = Work(selection, target, account.log.lanes.get(place))
         if known is not None:
             work.refused = known.refused
@@ -321,11 +399,36 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             found = work.open_keys() if run.turn else len(selection.keys)
             run.counters.user_found(job.user, found)
             run.counters.settled(job.user, found - work.open_keys(), 0)
+    if run.merge is not None and run.merge.way == "new-over-old":
+        await _demand_new_uids(account, writer)
 
 
-def _tell_damage(job: UserJob, selection: Selection) -> None:
-    for note in selection.notes:
-        logger.warning("mailbox damaged user=%s mailbox=%s reason=%s", job.user, selection.mailbox.name, note)
+async def _demand_new_uids(account: Account, writer: DestinationSession) -> None:
+    """Looks at the mailboxes that nothing was sent to yet.
+
+    Raises:
+        UidsWouldRepeat: clients would take a new message for another one that they saw.
+    """
+    run = account.run
+    repeated: list[tuple[Mailbox, Position, Position]] = []
+    unknown = 0
+    for work in account.works.values():
+        if work.lane is not None or not work.selection.keys:
+            continue
+        place = await writer.position(work.target)
+        uids = uids_to_come(work.selection, place, whole=_is_whole(run))
+        unknown += not uids
+        if uids == "repeat" and place is not None and work.selection.position is not None:
+            repeated.append((work.target, place, work.selection.position))
+    if repeated:
+        raise uids_repeat(account.job.user, repeated)
+    if unknown:
+        logger.warning("uids not compared, one side does not say them user=%s mailboxes=%d", account.job.user, unknown)
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether all that is selected of a mailbox is sent, in stored order."""
+    return run.order == "stored" and not run.skip_existing
 
 
 async def _run_lanes(
@@ -347,7 +450,7 @@ async def _run_lanes(
             tasks.start_soon(_run_lane, account, receive.clone(), destination, reader, writer)
             allowed = [each.limits.per_user for each in (reader, writer) if each.limits.per_user]
             for _ in range(min(run.limits.connections_per_user, busy, *allowed) - 1):
-                held = run.hosts.try_hold((source.host, destination.host))
+                held = run.hosts.try_hold((source.host, destination.host), account.job.user)
                 if held is None:
                     break
                 tasks.start_soon(_run_extra_lane, account, receive.clone(), source, destination, held)
@@ -379,9 +482,10 @@ async def _run_extra_lane(
     try:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(receive)
+            await stack.enter_async_context(another_lane())
             try:
-                reader = await stack.enter_async_context(opened(source, run, first=False))
-                writer = await stack.enter_async_context(opened(destination, run, first=False))
+                reader = await stack.enter_async_context(opened(source, run, account.job.user))
+                writer = await stack.enter_async_context(opened(destination, run, account.job.user))
             except ConnectionLost as error:  # couriertcpd closes one connection too many without a word
                 logger.info("lane given up user=%s error=%s", account.job.user, error)
                 return
@@ -400,7 +504,7 @@ async def _run_lane(
     """One source session, one destination session, one mailbox at a time. Mailbox failures end here."""
     async with receive:
         async for work in receive:
-            if account.run.stopping:
+            if account.ends:
                 return
             try:
                 await _copy_mailbox(account, work, destination, reader, writer)
@@ -412,10 +516,13 @@ async def _copy_mailbox(
     account: Account, work: Work, destination: Destination, reader: SourceSession, writer: DestinationSession
 ) -> None:
     """Copies what the journal does not call done, and looks whether it is there; what is not, once more."""
+    looking = account.run.stages.holding
     if work.lane is not None and work.lane.open_batches:
-        await _settle(account, work, work.lane, writer)
+        with looking("look", account.destination_host):
+            await _settle(account, work, work.lane, writer)
     if account.run.skip_existing and work.open_keys():
-        await skip_existing(account, work, reader, writer)
+        with looking("look", account.destination_host):
+            await skip_existing(account, work, reader, writer)
     for more in range(COPIES - 1, -1, -1):
         if work.open_keys() and not await _copy(account, work, destination, reader, writer):
             return
@@ -424,7 +531,8 @@ async def _copy_mailbox(
         if account.run.stopping:
             account.cut_short = True
             return
-        lost = await audit(account, work, work.lane, writer)
+        with looking("look", account.destination_host):
+            lost = await audit(account, work, work.lane, writer)
         if not lost:
             break
         if not more:
@@ -432,22 +540,44 @@ async def _copy_mailbox(
             await work.lane.reject([Rejected(key=key, code=LOST, text=text) for key in lost])
             work.refused.update(lost)
     work.complete = True
+    if account.run.merge is not None and account.run.merge.way == "new-over-old" and work.lane is not None:
+        await _tell_moved(account, work, work.lane)
+
+
+async def _tell_moved(account: Account, work: Work, lane: LaneLog) -> None:
+    """Warns where messages were to get the UIDs again that clients saw, and did not: one before them was refused."""
+    seen, began = work.selection.position, lane.position
+    if seen is None or began.uidvalidity != seen.uidvalidity or began.uidnext >= seen.uidnext:
+        return
+
+    def count() -> int:
+        stored = ((each.key, each.outcome) for each in lane.entries())
+        uids = ((key, outcome.uid) for key, outcome in stored if isinstance(outcome, Appended) and outcome.uid)
+        return sum(1 for key, uid in uids if key != f"{seen.uidvalidity}:{uid}")
+
+    if moved := await anyio.to_thread.run_sync(count):
+        logger.warning(
+            "uids moved, clients that were connected meanwhile may take one message for another user=%s mailbox=%s"
+            " messages=%d",
+            account.job.user, work.target.name, moved,
+        )  # fmt: skip
 
 
 async def _copy(
     account: Account, work: Work, destination: Destination, reader: SourceSession, writer: DestinationSession
 ) -> bool:
     """One pass over what is not done; the mailbox is created when the first message is due. False: the run stops."""
-    await writer.create_mailbox(work.target, subscribe=account.run.subscribe)
+    with account.run.stages.holding("look", account.destination_host):
+        await writer.create_mailbox(work.target, subscribe=account.run.subscribe)
+        position = await writer.position(work.target) if work.lane is None else None
     if work.lane is None:
-        position = await writer.position(work.target)
         if position is None:
             raise MailboxNotFound(f"mailbox {work.target.name!r} is missing right after it was created")
         work.lane = await account.log.lane(work.source.name, work.target.name, position)
-    copy = Copy(account=account, work=work, lane=work.lane, wire=destination.wire)
+    copy = Copy(account=account, work=work, lane=work.lane, wire=destination.wire, host=destination.host)
     async with AsyncExitStack() as stack:
         await copy.run(reader, [writer, *await _more_writers(account, work, destination, writer, stack)])
-    return copy.read_to_end
+    return copy.read_to_end and not copy.ended
 
 
 async def _more_writers(
@@ -460,12 +590,13 @@ async def _more_writers(
         return writers
     share = (writer.limits.per_user or CONNECTIONS_TO_WAIT) // run.limits.connections_per_user
     wanted = min(share, MAX_OUTLETS, work.open_keys() // MESSAGES_AN_OUTLET) - 1
-    while len(writers) < wanted and (held := run.hosts.try_hold((destination.host,))) is not None:
+    user = account.job.user
+    while len(writers) < wanted and (held := run.hosts.try_hold((destination.host,), user)) is not None:
         stack.callback(run.hosts.release, held)
         try:
-            writers.append(await stack.enter_async_context(opened(destination, run, first=False)))
+            writers.append(await stack.enter_async_context(opened(destination, run, user)))
         except ConnectionLost as error:
-            logger.info("connection given up user=%s error=%s", account.job.user, error)
+            logger.info("connection given up user=%s error=%s", user, error)
             break
     return writers
 
@@ -592,6 +723,7 @@ def _result(
         rejected=dict(rejected),
         altered=altered,
         dates=_dates(account),
+        damages=run.journal.damages(job.user),
         maybe_duplicate=doubtful,
         octets=octets_done,
         seconds=round(seconds, 3),
@@ -618,6 +750,10 @@ class PlannedMailbox:
     messages: int
     octets: int
     keys: tuple[MessageKey, ...]
+    use: str = ""
+    """What both are for (`--special-use`)."""
+    outlook: Outlook | None = None
+    """What clients will see (`--merge`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -628,24 +764,33 @@ class PlannedUser:
     mailboxes: tuple[PlannedMailbox, ...]
     failure: AimportError | None = None
     missing: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    """Mailboxes that `--exclude` leaves out."""
 
 
 async def plan_user(job: UserJob, run: Run) -> PlannedUser:
     """Looks at one user and writes nothing, neither mail nor journal."""
     planned: list[PlannedMailbox] = []
     failure: AimportError | None = None
-    missing: tuple[str, ...] = ()
+    mapped: Mapped | None = None
     try:
         if job.error:
-            raise _unready(job)
+            raise unready(job)
         source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
         async with (
             run.hosts.hold((source.host, destination.host)),
-            opened(source, run) as reader,
-            opened(destination, run) as writer,
+            opened(source, run, job.user) as reader,
+            opened(destination, run, job.user) as writer,
         ):
-            targets, missing = await _map_mailboxes(job, run, reader, writer)
-            selector = _Selector(reader, run.query, run.order)
+            if run.merge is not None and run.merge.way == "require-empty":
+                try:
+                    await demand_empty(writer)
+                except DestinationNotEmpty as error:
+                    failure = error
+            repeated: list[tuple[Mailbox, Position, Position]] = []
+            mapped = await map_mailboxes(job, run, reader, writer)
+            targets = mapped.targets
+            selector = Selector(reader, run.query, run.order)
             for mailbox in selector.in_order(targets):
                 try:
                     selection = await selector.select(mailbox)
@@ -653,28 +798,46 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
                     failure = failure or error
                     continue
                 target = targets[mailbox]
-                _tell_damage(job, selection)
+                for note in selection.notes:
+                    logger.warning("source damaged user=%s mailbox=%s reason=%s", job.user, mailbox.name, note)
                 there: Collection[int] = ()
                 if run.skip_existing and await writer.position(target) is not None:
                     there = await existing(selection, range(len(selection.keys)), reader, writer, target)
                 due = [place for place in range(len(selection.keys)) if place not in there]
                 if due:
                     sizes = await anyio.to_thread.run_sync(list, selection.sizes)  # files may be asked
+                    mails = Mails(len(due), sum(sizes[place] for place in due))
+                    seen = None
+                    if run.merge is not None:
+                        seen = await outlook(run.merge, selection, mails, writer, target, whole=_is_whole(run))
+                        if run.merge.way == "new-over-old" and seen.uids == "repeat":
+                            assert seen.place is not None and selection.position is not None, "they were compared"
+                            repeated.append((target, seen.place, selection.position))
                     planned.append(
                         PlannedMailbox(
                             source=mailbox.name,
                             dest=target.name,
-                            messages=len(due),
-                            octets=sum(sizes[place] for place in due),
+                            messages=mails.messages,
+                            octets=mails.octets,
                             keys=tuple(selection.keys[place] for place in due),
+                            use=target.uses[0] if target.uses else "",
+                            outlook=seen,
                         )
                     )
+            if repeated and failure is None:
+                failure = uids_repeat(job.user, repeated)
     except AimportError as error:
         failure = error
-    return PlannedUser(user=job.user, mailboxes=tuple(planned), failure=failure, missing=missing)
+    return PlannedUser(
+        user=job.user,
+        mailboxes=tuple(planned),
+        failure=failure,
+        missing=mapped.missing if mapped is not None else (),
+        excluded=mapped.excluded if mapped is not None else (),
+    )
 
 
-def _unready(job: UserJob) -> AimportError:
+def unready(job: UserJob) -> AimportError:
     """The error of a user who cannot even begin."""
     kinds: dict[Status, type[AimportError]] = {"refused": AccessRefused, "quota": OverQuota}
     return kinds.get(job.status, UserError)(job.error)

@@ -14,26 +14,28 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 import msgspec
 
-from aimport.config import DEFAULTS, Settings
+from aimport.config import Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.location import parse_location, split_location, system_home, with_attachments
+from aimport.mapping import Naming, parse_rule
+from aimport.merging import Merge, parse_merge
 from aimport.model import Endpoint, Order, UserJob
 from aimport.query.dates import Clock
 from aimport.query.parse import parse_query
 from aimport.query.query import Query
 from aimport.rights import OWNER, Setting, named_id, with_rights
+from aimport.seen import Seen
 from aimport.users import UserList, UserRow, check_users, iter_users
 from aimport.variables import Variables, expand, wildcard
 
 logger = logging.getLogger(__name__)
 
-LATER_SETTINGS: Final = ("source_daily_bytes",)
 _SAMPLES: Final = ("sample1@one.example.org", "sample2@two.example.org")
 """Users that stand for all when templates are tried out."""
 _SAMPLE_CELLS: Final = {
@@ -57,11 +59,20 @@ class Request:
     user: str | None = None
     all_users: bool = False
     list_file: str | None = None
+    list_format: str | None = None
+    """The form of the list (`lists.forms`); None: detected."""
+    watch_list: bool = False
+    """Users who are added to the list while the run works are imported too."""
     source_user: str | None = None
     subscribe: bool = False
     first: tuple[str, ...] = ()
     """Queries, each as one text that a shell would split."""
     order: Order = "stored"
+    merge: str | None = None
+    rules: tuple[str, ...] = ()
+    """Of `--map`."""
+    exclude: tuple[str, ...] = ()
+    special_use: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +105,8 @@ class Plan:
     source_row: UserRow | None = None
     moment: int = 0
     """What relative dates of the query count from, seconds since 1970."""
+    merge: Merge | None = None
+    naming: Naming = field(default_factory=Naming)
 
 
 def make_plan(
@@ -103,10 +116,12 @@ def make_plan(
     environ: Mapping[str, str] = os.environ,
     stdin: BinaryIO | None = None,
     now: int | None = None,
+    copy_list: bool = False,
 ) -> Plan:
     """Reads and checks all that can be checked without touching mail.
 
-    Relative dates count from `now`, seconds since 1970; None: from this moment.
+    Relative dates count from `now`, seconds since 1970; None: from this moment. With `copy_list` the user list may be
+    written to while the plan is used.
 
     Raises:
         UsageError: the query, the user list or a literal password in a location; no user at all.
@@ -116,8 +131,11 @@ def make_plan(
     """
     moment = int(time.time()) if now is None else now
     query = parse_query(request.query, local_clock(moment))
-    selection = choose_users(request, settings, environ, stdin=stdin)
-    _refuse_later(settings, selection)
+    request, merge = merged(request)
+    naming = Naming(
+        exclude=request.exclude, rules=tuple(map(parse_rule, request.rules)), special_use=request.special_use
+    )
+    selection = choose_users(request, settings, environ, stdin=stdin, copy_list=copy_list)
     source_row = None
     if request.source_user is not None:
         if not request.source_user:
@@ -135,12 +153,30 @@ def make_plan(
         selection=selection,
         source_row=source_row,
         moment=moment,
+        merge=merge,
+        naming=naming,
     )
     if selection.single is not None:
         _make_job(plan, selection.single)
     else:
         _try_out(plan)
     return plan
+
+
+def merged(request: Request) -> tuple[Request, Merge | None]:
+    """The request with the DEST_PARENT that `--merge under:NAME` is, and the way of merging.
+
+    Raises:
+        UsageError: there is no such way, or a DEST_PARENT stands beside `under:`.
+    """
+    if request.merge is None:
+        return request, None
+    merge = parse_merge(request.merge)
+    if merge.way != "under":
+        return request, merge
+    if request.parent:
+        raise UsageError(f"--merge {merge} is DEST_PARENT {merge.parent}", hint='write "" for DEST_PARENT')
+    return dataclasses.replace(request, parent=merge.parent), merge
 
 
 def _first(text: str, moment: int) -> Query:
@@ -170,20 +206,13 @@ def destination_of(settings: Settings) -> str:
     return split_location(settings) or settings.mail_location
 
 
-def _refuse_later(settings: Settings, selection: Selection) -> None:
-    """Settings that a later version obeys: they are not passed over in silence."""
-    columns = frozenset(selection.users.columns) if selection.users else frozenset[str]()
-    for name in LATER_SETTINGS:
-        if getattr(settings, name) != DEFAULTS[name] or name in columns:
-            raise ConfigurationError(f"{name}: not yet supported", hint="leave it out")
-
-
 def choose_users(
     request: Request,
     settings: Settings,
     environ: Mapping[str, str] = os.environ,
     *,
     stdin: BinaryIO | None = None,
+    copy_list: bool = False,
 ) -> Selection:
     """Whom to import: `-A` or `-F` alone, all of the list; `-u MASK`, those that match; `-u USER`; else `$USER`.
 
@@ -193,7 +222,15 @@ def choose_users(
         ConfigurationError: `-A` or a mask without a list.
     """
     source = request.list_file if request.list_file is not None else os.path.expanduser(settings.user_list)
-    users = check_users(source, stdin=stdin) if source or request.list_file is not None else None
+    users = None
+    if source or request.list_file is not None:
+        users = check_users(source, stdin=stdin, form=request.list_format, copy=copy_list)
+        for note in users.notes:
+            logger.warning("user list: %s: %s", users.name, note)
+        if users.left_out:
+            logger.warning("user list: %s: %d rows are left out, as it says itself", users.name, users.left_out)
+    elif request.list_format is not None:
+        raise UsageError("--list-format without a list", hint="give it with -F FILE or set user_list")
     name = request.user
     is_mask = name is not None and ("*" in name or "?" in name)
     if request.all_users or (request.list_file is not None and name is None) or is_mask:
@@ -215,27 +252,24 @@ def choose_users(
     return Selection(single=row, users=users)
 
 
-def jobs(plan: Plan) -> Iterator[UserJob]:
+def jobs(plan: Plan, *, rows: Iterable[UserRow] | None = None, taken: Seen | None = None) -> Iterator[UserJob]:
     """One job for each user, made when it is asked for. A user who cannot begin has its `error` set.
+
+    `rows` are other users than those of the plan, `taken` the destinations of those before them.
 
     Two users with the same destination and parent would be merged silently: the second one has an error.
 
     Raises:
         UsageError: the user list was written to since the plan was made.
     """
-    import hashlib
-
-    taken: set[bytes] = set()
-    for row in plan.selection.rows():
+    taken = taken or Seen()
+    for row in plan.selection.rows() if rows is None else rows:
         try:
             job = _make_job(plan, row)
-            place = f"{job.destination.identity}\0{job.parent}".encode("utf-8", "surrogateescape")
-            digest = hashlib.blake2b(place, digest_size=16).digest()
-            if digest in taken:
+            if not taken.add(job.destination.identity, job.parent):
                 raise UserError(
                     f"user {row.user!r}: {job.destination.identity} is also the destination of another user"
                 )
-            taken.add(digest)
         except AimportError as exc:
             nowhere = Endpoint(scheme="")
             job = UserJob(user=row.user, source=nowhere, destination=nowhere, error=str(exc), status=exc.status)
@@ -300,8 +334,11 @@ def _make_job(plan: Plan, row: UserRow) -> UserJob:
     if plan.source_row is not None:
         source_settings = plan.settings.for_user(source_row.cells)
         source_variables = variables_for(source_row.user, source_settings)
+    location = source_row.cells.get("source") or request.source
+    if not location:
+        raise ConfigurationError("no source", hint="give SOURCE, or a column source in the user list")
     source = parse_location(
-        source_row.cells.get("source") or request.source,
+        location,
         source_variables,
         side="source",
         settings=source_settings,

@@ -25,6 +25,7 @@ def _balanced(result: UserResult | Totals) -> bool:
 def _counts(result: UserResult | Totals) -> dict[str, object]:
     """The keys that a user and the totals share, in the order of the documentation."""
     dates = {"dates": dict(result.dates)} if result.dates else {}
+    damages = {"damages": result.damages} if result.damages else {}
     return {
         "found": result.found,
         "imported": result.imported,
@@ -37,6 +38,7 @@ def _counts(result: UserResult | Totals) -> dict[str, object]:
         "seconds": round(result.seconds, 3),
         "reasons": {"skipped": dict(result.skipped), "rejected": dict(result.rejected)},
         **dates,
+        **damages,
     }
 
 
@@ -62,6 +64,8 @@ class UserResult:
     seconds: float = 0.0
     error: str | None = None
     dates: Mapping[str, int] = field(default_factory=dict)
+    damages: int = 0
+    """Damages of the source that mail was taken from all the same: lines of `damages.jsonl`."""
     unknown: bool = False
     """The user is not known (`NoSuchUser`): 67 when it is the only one. Not in the JSON, as the next two."""
     bug: bool = False
@@ -94,13 +98,14 @@ class Totals:
     octets: int
     seconds: float
     dates: Mapping[str, int] = field(default_factory=dict)
+    damages: int = 0
 
     @classmethod
     def of(cls, results: Iterable[UserResult]) -> Totals:
         skipped: Counter[str] = Counter()
         rejected: Counter[str] = Counter()
         dates: Counter[str] = Counter()
-        users = found = imported = present = altered = maybe_duplicate = octets = 0
+        users = found = imported = present = altered = maybe_duplicate = octets = damages = 0
         seconds = []
         for result in results:
             users += 1
@@ -110,6 +115,7 @@ class Totals:
             altered += result.altered
             maybe_duplicate += result.maybe_duplicate
             octets += result.octets
+            damages += result.damages
             seconds.append(result.seconds)
             skipped.update(result.skipped)
             rejected.update(result.rejected)
@@ -126,6 +132,7 @@ class Totals:
             octets=octets,
             seconds=math.fsum(seconds),
             dates=dict(dates),
+            damages=damages,
         )
 
     @property
@@ -143,6 +150,8 @@ class RunReport:
     run: str
     users: Sequence[UserResult]
     exit: int
+    stages: Mapping[str, object] | None = None
+    """What held it up (`stages.Stages.to_json`), of the process that has just worked; None: nobody knows any more."""
 
     @property
     def totals(self) -> Totals:
@@ -156,7 +165,54 @@ class RunReport:
             "users": [result.to_json() for result in self.users],
             "totals": self.totals.to_json(),
             "exit": self.exit,
+            **({} if self.stages is None else {"stages": dict(self.stages)}),
         }
+
+
+@dataclass(slots=True, kw_only=True)
+class Verdict:
+    """The exit code of any number of users, of whom none is kept. `bug` and `mailbox_missing` add to what they say."""
+
+    bug: bool = False
+    mailbox_missing: bool = False
+    users: int = field(init=False, default=0)
+    _refused: int = field(init=False, default=0)
+    _unfinished: int = field(init=False, default=0)
+    _quota: int = field(init=False, default=0)
+    _rejects: int = field(init=False, default=0)
+    _unknown: bool = field(init=False, default=False)
+
+    def add(self, result: UserResult) -> None:
+        self.users += 1
+        self.bug = self.bug or result.bug or not result.balanced
+        self.mailbox_missing = self.mailbox_missing or result.mailbox_missing
+        self._unknown = self._unknown or result.unknown
+        self._refused += result.status == "refused"
+        self._unfinished += result.status == "stopped" or (result.status == "failed" and not result.mailbox_missing)
+        self._quota += result.status == "quota"
+        self._rejects += result.status == "rejects" or sum(result.rejected.values()) > 0
+
+    def code(self, *, single_user: bool, stopped: bool) -> int:
+        """The code that says what is left to do: 67 (single user), then 70, 130, 75, 73, 77, 68, 65, 0.
+
+        A user counts once: over quota under 73, refused under 77 when all users are and under 75
+        when not. `single_user`: the run was asked for one user by name.
+        """
+        if single_user and self.users == 1 and self._unknown:
+            return 67
+        if self.bug:
+            return 70
+        if stopped:
+            return 130
+        if self._unfinished or 0 < self._refused < self.users:
+            return 75
+        if self._quota:
+            return 73
+        if self._refused:
+            return 77
+        if self.mailbox_missing:
+            return 68
+        return 65 if self._rejects else 0
 
 
 def exit_code(
@@ -167,35 +223,8 @@ def exit_code(
     bug: bool = False,
     mailbox_missing: bool = False,
 ) -> int:
-    """The code that says what is left to do: 67 (single user), then 70, 130, 75, 73, 77, 68, 65, 0.
-
-    A user counts once: over quota under 73, refused under 77 when all users are and under 75
-    when not. `single_user`: the run was asked for one user by name. `bug` and `mailbox_missing`
-    add to what the results say themselves.
-    """
-    users = refused = unfinished = quota = rejects = 0
-    unknown = False
+    """The code of these users (`Verdict`)."""
+    verdict = Verdict(bug=bug, mailbox_missing=mailbox_missing)
     for result in results:
-        users += 1
-        bug = bug or result.bug or not result.balanced
-        mailbox_missing = mailbox_missing or result.mailbox_missing
-        unknown = unknown or result.unknown
-        refused += result.status == "refused"
-        unfinished += result.status == "stopped" or (result.status == "failed" and not result.mailbox_missing)
-        quota += result.status == "quota"
-        rejects += result.status == "rejects" or sum(result.rejected.values()) > 0
-    if single_user and users == 1 and unknown:
-        return 67
-    if bug:
-        return 70
-    if stopped:
-        return 130
-    if unfinished or 0 < refused < users:
-        return 75
-    if quota:
-        return 73
-    if refused:
-        return 77
-    if mailbox_missing:
-        return 68
-    return 65 if rejects else 0
+        verdict.add(result)
+    return verdict.code(single_user=single_user, stopped=stopped)

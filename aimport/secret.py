@@ -5,6 +5,8 @@
     cmd:COMMAND  the first line that a program prints; split into words as a shell does, no shell runs
     other text   the secret itself ("literal")
 
+A worker on this machine gets the place of a literal one in its driver's memory ("held"), not the secret (`Vault`).
+
 A value leaves this module only through `reveal`. Errors name references, never values; of a
 command only its first word, since the others may be tokens.
 """
@@ -77,6 +79,8 @@ def describe(secret: Secret) -> str:
     match secret.kind:
         case "literal":
             return "a literal secret"
+        case "held":
+            return "a literal secret that another process holds"
         case "cmd":
             return f"cmd:{secret.text.strip().partition(' ')[0]} ..."
         case kind:
@@ -105,6 +109,8 @@ def reveal_lines(secret: Secret) -> tuple[str, str]:
             if not (value := os.environ.get(secret.text, "")):
                 raise UserError(f"{describe(secret)}: this environment variable is not set")
             return value, ""
+        case "held":
+            return _read_held(secret), ""
         case "file":
             octets = _read_file(secret)
         case "cmd":
@@ -117,6 +123,51 @@ def reveal_lines(secret: Secret) -> tuple[str, str]:
     if not line:
         raise UserError(f"{describe(secret)}: the first line is empty")
     return line, rest.partition(b"\n")[0].rstrip(b"\r").decode("utf-8", "ignore")
+
+
+class Vault:
+    """Literal secrets for other processes of this machine and user: in memory, in a file without a name (Linux).
+
+    What such a process is given is a place, worth nothing to anybody else: the kernel opens the file only to whoever
+    may trace this process, and it ends with it.
+    """
+
+    def __init__(self) -> None:
+        self._file = -1
+        self._end = 0
+
+    def keep(self, secret: Secret) -> Secret:
+        """The place of a literal secret.
+
+        Raises:
+            ConfigurationError: this system has no such files.
+        """
+        if self._file < 0:
+            if not hasattr(os, "memfd_create") or not os.path.exists("/proc/self/fd"):
+                raise ConfigurationError("a literal secret cannot be handed to other processes here", hint=_FORMS)
+            self._file = os.memfd_create("aimport", os.MFD_CLOEXEC)
+        octets = secret.text.encode("utf-8", "surrogateescape")
+        os.pwrite(self._file, octets, self._end)
+        place = f"{os.getpid()}:{self._file}:{self._end}:{len(octets)}"
+        self._end += len(octets)
+        return Secret(kind="held", text=place)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _read_held(secret: Secret) -> str:
+    process, file, start, length = map(int, secret.text.split(":"))
+    try:
+        handle = os.open(f"/proc/{process}/fd/{file}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise UserError(f"{describe(secret)}: {exc.strerror}", hint="that process has ended, or is not ours") from None
+    try:
+        return os.pread(handle, length, start).decode("utf-8", "surrogateescape")
+    finally:
+        os.close(handle)
 
 
 def _read_file(secret: Secret) -> bytes:
@@ -167,6 +218,25 @@ def _run_command(secret: Secret) -> bytes:
 def redact(text: str, secrets: Iterable[str]) -> str:
     """`text` with every secret as `***`, also where it stands in base64 (at any offset) or URL-encoded."""
     return without(text, shapes_of(secrets))
+
+
+def hush(error: BaseException, secrets: Iterable[str]) -> None:
+    """Takes `secrets` out of what `error`, and all that it comes from, would say.
+
+    An exception that was not foreseen may quote anything.
+    """
+    shapes = shapes_of(secrets)
+    waiting: list[BaseException] = [error]
+    done: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in done:
+            continue
+        done.add(id(each))
+        each.args = tuple(without(arg, shapes) if isinstance(arg, str) else arg for arg in each.args)
+        waiting += [other for other in (each.__cause__, each.__context__) if other is not None]
+        if isinstance(each, BaseExceptionGroup):
+            waiting += each.exceptions
 
 
 def without(text: str, shapes: Iterable[str]) -> str:

@@ -1,95 +1,152 @@
-"""User lists: the canonical CSV (a header with the column `user`) and plain lists, one name a line.
+"""User lists: the canonical CSV (a header with the column `user`), plain lists, and those of other tools (`lists`).
 
     check_users(FILE) ──all errors at once, or──▶ UserList ──iter_users──▶ UserRow, UserRow, ...
 
 A list is read twice, in flat memory: once to check every line, once to use it; what is kept are
-16 octets a user, to find duplicates. Its file stays open, so it cannot be replaced in between; a
+a few octets a user, to find duplicates. Its file stays open, so it cannot be replaced in between; a
 list that is written to in between is noticed. What cannot be read twice (stdin, a pipe) is copied
 to a nameless temporary file.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import re
-import stat
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
-from aimport.config import PER_USER, convert, nearest
-from aimport.errors import AimportError, UsageError
+from aimport.config import PER_USER, convert
+from aimport.errors import AimportError, ConfigurationError, UsageError
+from aimport.lists.reading import Reading, open_list
+from aimport.lists.rows import LeftOut, Wrong
+from aimport.lists.rows import UserRow as UserRow
+from aimport.lists.text import Held, hold
 from aimport.location import check_password, shown_location
 from aimport.model import Secret
 from aimport.secret import check_private
+from aimport.seen import Seen
 
-COLUMNS: Final = frozenset({"user", "source", "dest", "parent"}) | PER_USER
-MAX_LINE: Final = 1024 * 1024
 MAX_ERRORS_SHOWN: Final = 100
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_NOT_A_NAME = re.compile(r"[\s,;]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserRow:
-    """One user of a list. `cells` holds the cells that are given, by column, without `user`; secrets among them."""
-
-    user: str
-    cells: Mapping[str, str] = field(default_factory=dict, repr=False)
-    line: int = 0
+MAX_NOTES: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserList:
-    """A list whose every line is right. `columns` is empty for a plain list."""
+    """A list whose every line is right. `columns` are those of a canonical list, else all that its rows make use of."""
 
     name: str
+    path: str
+    """The file, as given; empty for one that cannot be read again (stdin)."""
+    form: str
     columns: tuple[str, ...]
     count: int
-    held: _Held = field(repr=False)
+    literal: str
+    """A column with a literal secret; empty where there is none."""
+    left_out: int
+    """Rows that say of themselves that they do not count."""
+    notes: tuple[str, ...]
+    """What the list holds and this program does not use, for people."""
+    reading: Reading = field(repr=False)
+    held: Held = field(repr=False)
     version: tuple[int, int] = field(repr=False)
     """Size and time of change of the file that was checked."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wrong:
-    """A line that cannot be used, and why."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspected:
+    """A list, and all that is wrong with it."""
 
-    line: int
-    what: str
+    users: UserList
+    errors: list[Wrong]
+    """As they come: by line."""
+    more: int
+    """Errors beyond those that were asked for."""
+    private: ConfigurationError | None
+    """It holds a literal secret and others can read it."""
 
 
-class _Refused(Exception):
-    """Why a line cannot be used."""
+def check_users(source: str, *, stdin: BinaryIO | None = None, form: str | None = None, copy: bool = False) -> UserList:
+    """Reads and checks the whole list. `source` is a path, or `-` for `stdin`; `form` a name of `lists.forms`.
 
-
-def check_users(source: str, *, stdin: BinaryIO | None = None) -> UserList:
-    """Reads and checks the whole list. `source` is a path, or `-` for `stdin`.
+    With `copy` the list stays as it is now, whatever is written to its file.
 
     Raises:
-        UsageError: it cannot be read, or lines are wrong; the text names each as `FILE:LINE: what`.
+        UsageError: it cannot be read, its form is not clear, or lines are wrong; each is named as `FILE:LINE: what`.
         ConfigurationError: it holds a literal secret and others can read it.
     """
+    found = inspect_users(source, stdin=stdin, form=form, copy=copy, most=MAX_ERRORS_SHOWN)
+    if found.errors:
+        lines = [f"{found.users.name}:{wrong.line}: {wrong.what}" for wrong in found.errors]
+        raise UsageError("\n".join(lines + ([f"... and {found.more} more"] if found.more else [])))
+    if found.private:
+        raise found.private
+    return found.users
+
+
+def inspect_users(
+    source: str,
+    *,
+    stdin: BinaryIO | None = None,
+    form: str | None = None,
+    copy: bool = False,
+    look: Callable[[UserRow], None] | None = None,
+    most: int | None = None,
+) -> Inspected:
+    """As `check_users`; what is wrong is returned, `most` of it. `look` sees each row.
+
+    Raises:
+        UsageError: it cannot be read, or its form is not clear.
+    """
     name = "stdin" if source == "-" else source
-    held, mode = _open(source, name, stdin)
+    held, mode = hold(source, name, stdin, copy=copy)
     version = held.version()
-    errors = _Errors(name)
-    seen: set[bytes] = set()
-    columns: tuple[str, ...] = ()
-    count, literal = 0, ""
-    for item in _rows(held):
-        if isinstance(item, tuple):
-            columns = item
-        elif isinstance(item, _Wrong):
-            errors.add(item)
-        else:
+    reading = open_list(held, name, form)
+    errors: list[Wrong] = []
+    more = 0
+    seen = Seen()
+    columns: set[str] = set(reading.columns)
+    notes: dict[str, None] = {}
+    count, left_out, literal = 0, 0, ""
+    for item in reading.items():
+        wrong: Sequence[Wrong] = ()
+        if isinstance(item, UserRow):
             count += 1
-            literal = literal or _check_row(item, seen, errors)
-    errors.check()
+            found, wrong = _check_row(item, seen)
+            literal = literal or found
+            if not columns.issuperset(item.cells):
+                columns.update(item.cells)
+            if look is not None:
+                look(item)
+        elif isinstance(item, Wrong):
+            wrong = [item]
+        elif isinstance(item, LeftOut):
+            left_out += 1
+        elif len(notes) < MAX_NOTES:
+            notes[item.what] = None
+        for each in wrong:
+            if most is None or len(errors) < most:
+                errors.append(each)
+            else:
+                more += 1
+    private = None
     if literal and mode is not None:
-        check_private(source, mode, literal)
-    return UserList(name=name, columns=columns, count=count, held=held, version=version)
+        try:
+            check_private(source, mode, literal)
+        except ConfigurationError as error:
+            private = error
+    users = UserList(
+        name=name,
+        path="" if source == "-" else source,
+        form=reading.form.name,
+        columns=reading.columns or tuple(sorted(columns)),
+        count=count,
+        literal=literal,
+        left_out=left_out,
+        notes=tuple(notes),
+        reading=reading,
+        held=held,
+        version=version,
+    )
+    return Inspected(users=users, errors=errors, more=more, private=private)
 
 
 def iter_users(users: UserList) -> Iterator[UserRow]:
@@ -101,197 +158,21 @@ def iter_users(users: UserList) -> Iterator[UserRow]:
     changed = UsageError(f"{users.name}: changed while it was in use", hint="run again with a list that keeps still")
     if users.held.version() != users.version:
         raise changed
-    for item in _rows(users.held):
+    for item in users.reading.items():
         if isinstance(item, UserRow):
             yield item
-        elif isinstance(item, _Wrong):
+        elif isinstance(item, Wrong):
             raise changed
     if users.held.version() != users.version:
         raise changed
 
 
-class _Errors:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.lines: list[str] = []
-        self.more = 0
-
-    def add(self, wrong: _Wrong) -> None:
-        if len(self.lines) < MAX_ERRORS_SHOWN:
-            self.lines.append(f"{self.name}:{wrong.line}: {wrong.what}")
-        else:
-            self.more += 1
-
-    def check(self) -> None:
-        if self.lines:
-            raise UsageError("\n".join(self.lines + ([f"... and {self.more} more"] if self.more else [])))
-
-
-class _Held:
-    """An open file that nobody else closes; it is closed when the last one lets go of it."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
-
-    def version(self) -> tuple[int, int]:
-        """Changes when the file is written to."""
-        state = os.fstat(self.descriptor)
-        return state.st_size, state.st_mtime_ns
-
-
-def _open(source: str, name: str, stdin: BinaryIO | None) -> tuple[_Held, int | None]:
-    """The list as a file that can be read twice, and its mode when it lies where others could read it."""
-    try:
-        if source == "-":
-            import sys
-
-            return _spooled(stdin or sys.stdin.buffer), None
-        held = _Held(os.open(source, os.O_RDONLY | os.O_CLOEXEC))
-        mode = os.fstat(held.descriptor).st_mode
-        if stat.S_ISREG(mode):
-            return held, mode
-        with open(held.descriptor, "rb", closefd=False) as stream:
-            return _spooled(stream), None
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"{name}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
-
-
-def _spooled(stream: BinaryIO) -> _Held:
-    import shutil
-    import tempfile
-
-    with tempfile.TemporaryFile() as spool:  # mode 0600, without a name
-        shutil.copyfileobj(stream, spool)
-        spool.flush()
-        return _Held(os.dup(spool.fileno()))
-
-
-class _FromStart(io.RawIOBase):
-    """Reads a held file from its start, whoever else reads it."""
-
-    def __init__(self, held: _Held) -> None:
-        self._held = held
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # mypy: any buffer
-        octets = os.pread(self._held.descriptor, len(buffer), self._at)
-        buffer[: len(octets)] = octets
-        self._at += len(octets)
-        return len(octets)
-
-
-def _lines(held: _Held) -> Generator[tuple[int, str] | _Wrong, None, None]:
-    """Every line with its number, without its end."""
-    reader = io.BufferedReader(_FromStart(held), 128 * 1024)
-    number = 0
-    while octets := reader.readline(MAX_LINE + 1):
-        number += 1
-        if number == 1:
-            octets = octets.removeprefix(b"\xef\xbb\xbf")
-        if len(octets) > MAX_LINE and not octets.endswith(b"\n"):
-            while octets and not octets.endswith(b"\n"):
-                octets = reader.readline(MAX_LINE)
-            yield _Wrong(number, "the line is longer than 1 MiB")
-            continue
-        try:
-            yield number, octets.rstrip(b"\r\n").decode("utf-8")
-        except UnicodeDecodeError as exc:
-            yield _Wrong(number, f"not UTF-8 text at octet {exc.start + 1}")
-
-
-def _rows(held: _Held) -> Generator[tuple[str, ...] | UserRow | _Wrong, None, None]:
-    """The columns of a CSV list, then its rows; a `_Wrong` for each line that cannot be used."""
-    columns: tuple[str, ...] | None = None
-    for line in _lines(held):
-        if isinstance(line, _Wrong):
-            yield line
-            continue
-        number, text = line
-        if not text.strip() or text.startswith("#"):
-            continue
-        try:
-            if columns is None:
-                columns = _header(text)
-                if columns:
-                    yield columns
-                    _check_columns(columns)
-                    continue
-            yield _csv_row(number, text, columns) if columns else _plain_row(number, text)
-        except _Refused as exc:
-            yield _Wrong(number, str(exc))
-
-
-def _header(text: str) -> tuple[str, ...]:
-    """The columns when this first line makes the list a CSV; empty when it does not."""
-    try:
-        columns = tuple(cell.strip() for cell in _cells(text))
-    except _Refused:
-        return ()
-    return columns if "user" in columns else ()
-
-
-def _check_columns(columns: tuple[str, ...]) -> None:
-    wrong = []
-    for at, column in enumerate(columns):
-        if column not in COLUMNS:
-            hint = nearest(column, COLUMNS)
-            wrong.append(f"unknown column {column!r}" + (f" ({hint})" if hint else ""))
-        elif column in columns[:at]:
-            wrong.append(f"column {column!r} stands twice")
-    if wrong:
-        raise _Refused("; ".join(wrong))
-
-
-def _cells(text: str) -> list[str]:
-    """Cells of one line; a cell never spans lines."""
-    import csv
-
-    try:
-        return next(csv.reader([text], strict=True))
-    except csv.Error as exc:
-        raise _Refused("a quote without its end" if "unexpected end" in str(exc) else f"not CSV: {exc}") from None
-
-
-def _csv_row(number: int, text: str, columns: tuple[str, ...]) -> UserRow:
-    cells = _cells(text)
-    if len(cells) > len(columns):
-        raise _Refused(f"{len(cells)} cells under {len(columns)} columns")
-    given = {
-        column: cell if column.endswith("_password") else cell.strip()
-        for column, cell in zip(columns, cells, strict=False)
-    }
-    user = given.pop("user", "")
-    if not user:
-        raise _Refused("no user")
-    if _CONTROL.search(user):
-        raise _Refused(f"a control character in the name {user!r}")
-    for column, cell in given.items():
-        if _CONTROL.search(cell) and not column.endswith("_password"):
-            raise _Refused(f"a control character in {column!r}")
-    return UserRow(user=user, cells={column: cell for column, cell in given.items() if cell}, line=number)
-
-
-def _plain_row(number: int, text: str) -> UserRow:
-    name = text.strip()
-    if _NOT_A_NAME.search(name):
-        hint = " (a CSV list begins with a header line that has the column user)" if number == 1 else ""
-        raise _Refused(f"a name with a blank, comma or semicolon inside{hint}")
-    if _CONTROL.search(name):
-        raise _Refused(f"a control character in the name {name!r}")
-    return UserRow(user=name, line=number)
-
-
-def _check_row(row: UserRow, seen: set[bytes], errors: _Errors) -> str:
-    """Checks one row; the name of the first column with a literal secret, or ""."""
+def _check_row(row: UserRow, seen: Seen) -> tuple[str, list[Wrong]]:
+    """The name of the first column with a literal secret, or ""; what is wrong with the row."""
     literal = ""
-    if not _is_new(seen, "user", row.user):
-        errors.add(_Wrong(row.line, f"user {row.user!r} is listed twice"))
+    errors: list[Wrong] = []
+    if not seen.add("user", row.user):
+        errors.append(Wrong(row.line, f"user {row.user!r} is listed twice"))
     for column, cell in row.cells.items():
         try:
             if column in PER_USER:
@@ -301,19 +182,9 @@ def _check_row(row: UserRow, seen: set[bytes], errors: _Errors) -> str:
             elif column in ("source", "dest"):
                 check_password(cell)
         except AimportError as exc:
-            errors.add(_Wrong(row.line, str(exc)))
+            errors.append(Wrong(row.line, str(exc)))
     dest, account = row.cells.get("dest", ""), row.cells.get("dest_user", "")
     if dest and account and "%" not in dest + account:
-        if not _is_new(seen, "dest", dest, account, row.cells.get("parent", "")):
-            errors.add(_Wrong(row.line, f"destination user {account!r} at {shown_location(dest)} is listed twice"))
-    return literal
-
-
-def _is_new(seen: set[bytes], *what: str) -> bool:
-    import hashlib
-
-    digest = hashlib.blake2b("\0".join(what).encode("utf-8"), digest_size=16).digest()
-    if digest in seen:
-        return False
-    seen.add(digest)
-    return True
+        if not seen.add("dest", dest, account, row.cells.get("parent", "")):
+            errors.append(Wrong(row.line, f"destination user {account!r} at {shown_location(dest)} is listed twice"))
+    return literal, errors

@@ -102,7 +102,7 @@ class Listing:
 
 
 async def listing(endpoint: Endpoint, *, salvage: bool = False) -> Listing:
-    """Reads everything, with UID, GUID and dates beside what a `Message` has.
+    """Reads everything, with UID and save date beside what a `Message` has.
 
     Raises:
         AimportError: the account as a whole cannot be read.
@@ -141,13 +141,13 @@ async def listing(endpoint: Endpoint, *, salvage: bool = False) -> Listing:
                     Row(
                         mailbox=mailbox.name,
                         uid=known.uid,
-                        guid=known.guid,
+                        guid=each.guid,
                         flags=each.flags,
                         received=int(each.internal_date.timestamp()),
                         saved=known.saved,
                         size=len(body),
                         sha256=hashlib.sha256(body).hexdigest(),
-                        uidl=known.uidl,
+                        uidl=each.uidl,
                     )
                 )
     return seen

@@ -37,7 +37,7 @@ class Example:
 def examples() -> tuple[Example, ...]:
     """All of them, in the order of the files."""
     found: list[Example] = []
-    for file in sorted(FOLDER.rglob("*.txt")):
+    for file in (*sorted((FOLDER / "rfc").glob("*.txt")), FOLDER / "servers.txt"):
         where, lines = "", list[str]()
         for line in file.read_text(encoding="utf-8").splitlines():
             kind, text = line[:2], line[3:]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # so that `--help` imports neither planner nor stores
     from pathlib import Path
 
     from aimport.limits import Limits
+    from aimport.logs import Form
     from aimport.plan import Request
     from aimport.progress import Style
     from aimport.stores import Fsync
@@ -33,6 +34,26 @@ class Globals:
     config: str | None
     overrides: tuple[str, ...]
     start: Start
+    level: int
+    """Of log lines."""
+    form: Form
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """Who does the work: `workers` processes on this machine, or those of a cluster."""
+
+    workers: int | None
+    cluster: str | None
+    cluster_file: str | None
+
+    @property
+    def given(self) -> bool:
+        return self != Processes(workers=None, cluster=None, cluster_file=None)
+
+    @property
+    def several(self) -> bool:
+        return (self.workers or 1) > 1 or self.cluster is not None or self.cluster_file is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +74,7 @@ class Call:
     again: bool
     progress: Style
     as_json: bool
+    processes: Processes
 
 
 def tell(text: str) -> None:

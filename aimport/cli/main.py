@@ -12,33 +12,38 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 import click
 
 from aimport import __version__
 from aimport.cli.call import Globals, Start, tell
 from aimport.errors import AimportError, UsageError
+from aimport.logs import Form, set_up_logging
 
 COMMANDS: Final = {
     "import": "import_:command",
     "plan": "plan:command",
+    "check": "check:command",
     "resume": "resume:command",
     "verify": "verify:command",
     "report": "report:command",
     "runs": "runs:command",
+    "users": "users:command",
     "demo": "demo:command",
 }
-LATER: Final = ("users", "check", "bench")
+LATER: Final = ("bench",)
 """Commands of the contract that a later version brings."""
 
 HELP: Final = {
     "import": "Import mail of one, many or all users.",
     "plan": "Show what an import would do; touch nothing.",
+    "check": "Log in everywhere and look what an import would stumble over; write nothing.",
     "resume": "Go on with an interrupted or partly failed run.",
     "verify": "Hold the destination against the journal of a run; write nothing.",
     "report": "Summary of a run.",
     "runs": "The runs this machine knows, newest first.",
+    "users": "Check a user list, of any form; convert it to the canonical one.",
     "demo": "The main job on generated mail: 20 users, Maildir to Maildir, no server.",
 }
 
@@ -84,52 +89,14 @@ def cli(
     overrides: tuple[str, ...],
     verbose: bool,
     debug: bool,
-    log_format: Literal["text", "json"],
+    log_format: Form,
 ) -> None:
     """Batch mail import for many users at once: what doveadm import does, for any server."""
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     if not (isinstance(ctx.obj, Start) and ctx.obj.resume):
-        set_up_logging(logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING, log_format)
+        set_up_logging(level, log_format)
     start = ctx.obj if isinstance(ctx.obj, Start) else Start()
-    ctx.obj = Globals(config=config, overrides=overrides, start=start)
-
-
-class _Line(logging.Formatter):
-    """One event, one line, control characters escaped, cut at a limit: nothing from outside forges a line."""
-
-    LIMIT = 4000
-
-    def format(self, record: logging.LogRecord) -> str:
-        from aimport.report import printable
-
-        text = printable(super().format(record))
-        return text if len(text) <= self.LIMIT else text[: self.LIMIT] + "..."
-
-    def formatException(self, ei: object) -> str:  # logging's name
-        return super().formatException(ei).replace("\n", " | ")  # type: ignore[arg-type]  # as logging passes it
-
-
-class _Json(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        import msgspec
-
-        event = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage()[: _Line.LIMIT],
-        }
-        if record.exc_info:
-            event["trace"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(event).decode()
-
-
-def set_up_logging(level: int, form: Literal["text", "json"]) -> None:
-    """Log lines of aimport on stderr; of libraries only warnings."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else _Line("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
-    logging.getLogger("aimport").setLevel(level)
-    logging.getLogger("stamina").setLevel(logging.ERROR)  # it says each new try once more, and not of whom
+    ctx.obj = Globals(config=config, overrides=overrides, start=start, level=level, form=log_format)
 
 
 def main(arguments: Sequence[str]) -> int:

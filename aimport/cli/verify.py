@@ -70,7 +70,7 @@ def command(ctx: click.Context, /, run: str | None, journal: str | None, deep: f
 
 def _verify(call: Call, plan: Plan, journal: Journal, share: float, as_json: bool) -> int:
     from aimport.account import Run
-    from aimport.cli.work import print_json
+    from aimport.cli.work import print_json, throttles_of
     from aimport.plan import jobs
     from aimport.report import printable, write_verified
     from aimport.runners import local
@@ -78,7 +78,10 @@ def _verify(call: Call, plan: Plan, journal: Journal, share: float, as_json: boo
     from aimport.verify import Difference, Verified, exit_code, verify_user
 
     run = Run(
-        stores=Stores(fsync=call.fsync, salvage=call.salvage), journal=journal, query=plan.query, limits=call.limits
+        stores=Stores(salvage=call.salvage, throttles=throttles_of(call.limits, plan.settings)),
+        journal=journal,
+        query=plan.query,
+        limits=call.limits,
     )
     wanted = {result.user for result in journal.results()} | set(journal.begun())
     verified: list[Verified] = []
@@ -96,7 +99,7 @@ def _verify(call: Call, plan: Plan, journal: Journal, share: float, as_json: boo
             verified.append(await verify_user(job, run, journal, share=share, tell=tell))
 
         listed = (job for job in jobs(plan) if job.user in wanted)
-        await local.for_each_user(listed, call.limits.users, one)
+        await local.for_each_user(listed, run, one)
 
     local.run_loop(main)
     for user in sorted(wanted):

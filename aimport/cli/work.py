@@ -5,27 +5,31 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aimport import progress
+from aimport.cli.biggest import biggest
 from aimport.cli.call import Call, Globals, Start, tell
 from aimport.config import Settings, load_settings
+from aimport.daily import Ledger
 from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
-from aimport.limits import DESCRIPTORS_LEAST, Limits, within_descriptors
+from aimport.limits import Limits, Reached
 from aimport.model import Appended, Present, Rejected, UserJob
-from aimport.plan import Plan, destination_of, jobs, make_plan
+from aimport.pacing import Throttles
+from aimport.plan import Plan, destination_of, jobs, make_plan, merged
 from aimport.results import RunReport, UserResult, exit_code
 from aimport.stores import Stores
 
 if TYPE_CHECKING:
     from aimport.account import Run
+    from aimport.cli.call import Processes
+    from aimport.runners.chunks import Engine
     from aimport.runners.local import Ending
 
 logger = logging.getLogger(__name__)
@@ -34,6 +38,9 @@ DONE = frozenset({"done"})
 """Statuses of users whom a resume passes over: what was rejected it tries again, the reason may be gone."""
 FINISHED = frozenset({"done", "rejects"})
 """Statuses of users who let a run be finished."""
+
+STAGES_SHOWN_S: Final = 5.0
+"""Of a shorter run nobody asks why it took so long."""
 
 
 def journal_root(given: str | None) -> Path:
@@ -64,30 +71,22 @@ def check_profiles(settings: Settings) -> None:
             named(name)
 
 
-def within_the_machine(limits: Limits) -> Limits:
-    """As many users and lanes as this process may have files open for, after it has asked for all that it may have.
-
-    Raises:
-        ConfigurationError: not even one user can be imported.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS: no more than the kernel's own limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if allowed != resource.RLIM_INFINITY and allowed < DESCRIPTORS_LEAST:
-        raise ConfigurationError(f"{allowed} open files are not enough for a run", hint="ulimit -n 1024")
-    lowered = limits if allowed == resource.RLIM_INFINITY else within_descriptors(limits, allowed)
-    if lowered != limits:
-        logger.warning(
-            "users lowered users=%d connections_per_user=%d open_files=%d; a higher limit (ulimit -n) allows more",
-            lowered.users, lowered.connections_per_user, allowed,
-        )  # fmt: skip
-    return lowered
+def throttles_of(limits: Limits, settings: Settings) -> Throttles:
+    """The rates of a run."""
+    return Throttles(
+        octets_per_second=limits.limit_rate,
+        messages_per_second=limits.messages_per_second,
+        logins_per_second=settings.logins_per_second,
+    )
 
 
 def job_identity(call: Call, settings: Settings) -> str:
-    """What makes two runs the same job: source, parent, query, destination, users."""
-    request = call.request
+    """What makes two runs the same job: source, parent, query, destination, users, and what names mailboxes.
+
+    Not the way of merging, but for the parent that it may be: it changes nothing about what goes where, and a second
+    run beside an unfinished one would import everything twice.
+    """
+    request, _ = merged(call.request)
     users = request.list_file if request.list_file is not None else settings.user_list
     parts = [
         request.source,
@@ -100,14 +99,20 @@ def job_identity(call: Call, settings: Settings) -> str:
         request.source_user or "",
         settings.imapc_host,
     ]
+    if request.rules or request.exclude or request.special_use:
+        parts += [*request.rules, "exclude", *request.exclude, "special" if request.special_use else ""]
     return hashlib.sha256("\1".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def run_import(call: Call) -> int:
     """`aimport import`: a new run."""
     settings = settings_of(call.globals)
-    plan = make_plan(call.request, settings, stdin=sys.stdin.buffer)
+    plan = make_plan(call.request, settings, stdin=sys.stdin.buffer, copy_list=True)
+    check_watched(plan, call.processes)
+    engine = engine_of(call.processes)
     if call.journal is None:
+        if engine is not None:
+            raise UsageError("--no-journal: several processes need a journal")
         journal = Journal.in_memory()
     else:
         arguments = RunArguments(
@@ -122,9 +127,62 @@ def run_import(call: Call) -> int:
             job=job_identity(call, settings),
             arguments=arguments,
             again=call.again,
-            identities=(job.destination.identity for job in jobs(plan) if not job.error),
+            identities=(job.destination.identity for job in _handed_out(plan, engine) if not job.error),
         )
-    return drive(call, plan, journal)
+    return drive(call, plan, journal, engine)
+
+
+def _handed_out(plan: Plan, engine: Engine | None) -> Iterator[UserJob]:
+    """All jobs, before any is begun.
+
+    Raises:
+        ConfigurationError: one holds what cannot be handed to workers elsewhere.
+    """
+    if engine is None or not engine.elsewhere:
+        return jobs(plan)
+    from aimport.runners.chunks import refuse_literals
+
+    def checked(job: UserJob) -> UserJob:
+        refuse_literals(job)
+        return job
+
+    return map(checked, jobs(plan))
+
+
+def engine_of(processes: Processes) -> Engine | None:
+    """Where other processes are asked for, what starts or finds them.
+
+    Raises:
+        ConfigurationError: its library is not installed; the address is wrong, or open to everybody.
+    """
+    if not processes.several:
+        return None
+    try:
+        from aimport.runners import cluster
+    except ModuleNotFoundError as error:
+        missing = error.name or "distributed"
+        raise ConfigurationError(
+            f"several processes need the package {missing}, which is not installed",
+            hint="pip install 'aimport[cluster]'",
+        ) from None
+    if processes.workers is not None:
+        return cluster.LocalWorkers(processes.workers)
+    return cluster.ClusterWorkers(cluster.scheduler_of(processes.cluster, processes.cluster_file))
+
+
+def check_watched(plan: Plan, processes: Processes) -> None:
+    """Looks whether the list can be watched, where that is asked for.
+
+    Raises:
+        UsageError: there is none in a file, or it is read for one user; several processes work on it.
+    """
+    from aimport.growing import Growing
+
+    if plan.request.watch_list and processes.several:
+        hint = "a resume takes up who was added"
+        raise UsageError("--watch-list: several processes divide the list before they begin", hint=hint)
+    if plan.request.watch_list and not Growing(plan).can_grow:
+        raise UsageError("--watch-list: only a list in a file grows", hint="give it with -F FILE, and no single user")
 
 
 def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], int]) -> int:
@@ -141,7 +199,8 @@ def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], in
         if call.request.list_file == "-" and sys.stdin.isatty():
             raise UsageError("this run's user list came from standard input", hint="give it once more: < LIST")
         # Relative dates mean what they meant when the run began, or it would lose messages on the way.
-        return act(call, make_plan(call.request, settings, stdin=sys.stdin.buffer, now=kept.moment or None))
+        request, moment = call.request, kept.moment or None
+        return act(call, make_plan(request, settings, stdin=sys.stdin.buffer, now=moment, copy_list=True))
 
     try:
         os.chdir(kept.cwd)
@@ -151,26 +210,55 @@ def repeat(kept: RunArguments, globals_: Globals, act: Callable[[Call, Plan], in
     return int(cli.main(args=list(kept.argv), prog_name="aimport", standalone_mode=False, obj=start))
 
 
-def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) -> int:
+def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, resumed: bool = False) -> int:
     """Runs the users that are not done, closes the journal, prints the report; returns the exit code."""
     from aimport.account import Run
-    from aimport.runners import local
+    from aimport.growing import Growing
+    from aimport.runners import chunks, local
+    from aimport.runners.joining import Joining
 
+    sizes = biggest(call.journal, journal)
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
+    throttles = throttles_of(call.limits, plan.settings)
     run = Run(
-        stores=Stores(fsync=call.fsync, link=call.link, salvage=call.salvage),
+        stores=Stores(
+            fsync=call.fsync,
+            link=call.link,
+            salvage=call.salvage,
+            throttles=throttles,
+        ),
+        throttles=throttles,
         journal=journal,
         query=plan.query,
         first=plan.first,
         order=call.request.order,
         limits=call.limits,
         subscribe=call.request.subscribe,
+        merge=plan.merge,
+        naming=plan.naming,
         skip_existing=call.skip_existing,
         repair=call.repair,
+        ledger=Ledger(journal_root(None) / "daily.sqlite"),
+        daily_wait=plan.settings.daily_wait,
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
-        ending = await local.run_plan(_Left(plan, done), run, progress=progress.choose(call.progress))
+        left, shown = Growing(plan, done, sizes), progress.choose(call.progress)
+        if engine is None and not journal.has_shards:
+            joining = Joining(left, watch=plan.request.watch_list) if left.can_grow else None
+            ending = await local.run_plan(left, run, progress=shown, joining=joining)
+        else:
+            listed = plan.selection.users
+            users = 1 if plan.selection.single is not None or listed is None else listed.count
+            ending = await chunks.run_chunks(
+                left,
+                run,
+                engine or chunks.Here(),
+                users=users,
+                progress=shown,
+                level=call.globals.level,
+                form=call.globals.form,
+            )
         results = _results(journal)
         finished = (
             not ending.stopped
@@ -196,7 +284,8 @@ def drive(call: Call, plan: Plan, journal: Journal, *, resumed: bool = False) ->
     elif run.gave_up and code != 130:
         code = 75
     with suppress(BrokenPipeError):  # the run ended as it did, whoever listens
-        _print_report(call, RunReport(run=journal.run, users=results, exit=code), journal, run)
+        report = RunReport(run=journal.run, users=results, exit=code, stages=run.stages.to_json())
+        _print_report(call, report, journal, run)
         sys.stdout.flush()
     return code
 
@@ -206,36 +295,42 @@ def _with_failure(code: int, failure: AimportError) -> int:
     return code if code in (70, 130) else failure.exit_code
 
 
-class _Left:
-    """Jobs of the users that are not done, as often as asked for. A changed user list is found out here."""
-
-    def __init__(self, plan: Plan, done: set[str]) -> None:
-        self._plan = plan
-        self._done = done
-
-    def __iter__(self) -> Iterator[UserJob]:
-        return (job for job in jobs(self._plan) if job.user not in self._done)
-
-
 def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> None:
     if call.as_json:
         print_json(report.to_json())
     else:
-        from aimport.report import write_table
+        from aimport.report import printable, write_stages, write_table
 
         write_table(report, sys.stdout)
         print(f"{progress.line(run.counters)}, {progress.duration(run.counters.elapsed_s)}")
+        finding = run.stages.finding()
+        if finding is not None and run.counters.elapsed_s >= STAGES_SHOWN_S:
+            write_stages(run.stages.rows(), sys.stdout)
+            print(printable(str(finding)))
     if report.totals.dates:
         guesses = ", ".join(f"{count} from {what}" for what, count in sorted(report.totals.dates.items()))
         print(f"dates guessed, for the source keeps none: {guesses}", file=sys.stderr)
+    for reached in run.hosts.reached():
+        tell(_shown(reached))
     if journal.directory is None:
         return
     if report.totals.rejected:
         tell(f"rejected messages: {journal.directory / 'rejects.jsonl'}")
     if report.totals.altered:
         tell(f"repaired messages: {journal.directory / 'repairs.jsonl'}")
+    if report.totals.damages:
+        tell(f"damages of sources: {journal.directory / 'damages.jsonl'}")
     if report.exit not in (0, 70):
         tell(f"to go on: aimport resume {report.run}")
+
+
+def _shown(reached: Reached) -> str:
+    """What a run has found out of a host, for the next one."""
+    name = f"host {reached.host}: {reached.connections} of {reached.most} connections were in use in the end"
+    if reached.connections < reached.most:
+        only = f"connections_per_address = {reached.connections} in a profile of its own"
+        name += f"; next time: --connections-per-host {reached.connections}, or {only}"
+    return f"{name} ({reached.refused} refusals)"
 
 
 def _results(journal: Journal) -> list[UserResult]:

@@ -38,6 +38,7 @@ from aimport.imap.responses import Capability, Continuation, Response, Tagged, U
 from aimport.imap.tokens import Tokens
 from aimport.imap.tunnel import CommandEnded, Tunnel
 from aimport.model import Endpoint
+from aimport.pacing import Throttle
 from aimport.secret import check_key, redact, reveal, shapes_of
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ async def connect(
     deadlines: Deadlines | None = None,
     resolve: Resolve | None = None,
     tokens: Tokens | None = None,
+    throttle: Throttle | None = None,
 ) -> Connection:
     """A connection logged in to `endpoint`; close it with `Connection.close`.
 
@@ -102,12 +104,12 @@ async def connect(
         await control.abandon()
         raise
     logger.debug("session opened host=%s security=%s", where, endpoint.security)
-    connection = _handed_over(control, deadlines)
+    connection = _handed_over(control, deadlines, throttle)
     connection.unsaid = shapes_of([secret]) if len(secret) >= REDACTED_FROM else ()
     return connection
 
 
-def _handed_over(control: Control, deadlines: Deadlines) -> Connection:
+def _handed_over(control: Control, deadlines: Deadlines, throttle: Throttle | None) -> Connection:
     """The data plane on the control plane's transport."""
     if control.lost is not None:
         raise control.lost
@@ -120,6 +122,7 @@ def _handed_over(control: Control, deadlines: Deadlines) -> Connection:
         deadlines=deadlines,
         bye=control.bye,
         greeting=control.greeting.result().text,
+        throttle=throttle,
     )
 
 

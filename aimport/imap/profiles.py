@@ -115,6 +115,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     connections_per_user: Count = 0
     connections_per_address: Count = 0
     """Most connections at a time for one account, and for all accounts from one address; 0: not known."""
+    logins_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Most new connections from us; 0: no limit known."""
     messages_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Most appends into one account; 0: no limit known."""
     append_octets_per_day: Count = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from aimport.errors import ConfigurationError
 from aimport.interfaces import Destination, Source
 from aimport.model import Endpoint
+from aimport.pacing import Throttles
 
 if TYPE_CHECKING:
     from aimport.stores.rights import Pool
@@ -19,14 +20,27 @@ class Stores:
     """Opens endpoints of the known schemes. Modules are imported when their scheme is first met.
 
     `link`: a destination may give a source's file a second name instead of copying it. `salvage`: a damaged source
-    gives what it still holds (`--salvage`). Endpoints with rights of their own are opened in a process that has them.
+    gives what it still holds (`--salvage`). `throttles`: the rates of the run. Endpoints with rights of their own are
+    opened in a process that has them.
     """
 
-    def __init__(self, *, fsync: Fsync = "batch", link: bool = False, salvage: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        fsync: Fsync = "batch",
+        link: bool = False,
+        salvage: bool = False,
+        throttles: Throttles | None = None,
+    ) -> None:
         self._fsync: Fsync = fsync
         self._link = link
         self._salvage = salvage
         self._pool: Pool | None = None
+        self._throttles = throttles
+
+    def __getstate__(self) -> dict[str, object]:
+        """What may travel to another process: that has children of its own."""
+        return {**self.__dict__, "_pool": None}
 
     def source(self, endpoint: Endpoint) -> Source:
         source = self._source(endpoint)
@@ -79,7 +93,7 @@ class Stores:
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapSource
 
-                return ImapSource(endpoint)
+                return ImapSource(endpoint, throttles=self._throttles)
             case "memory":
                 from aimport.stores.memory import MemorySource
 
@@ -103,7 +117,7 @@ class Stores:
             case "imap" | "tunnel":
                 from aimport.stores.imap import ImapDestination
 
-                return ImapDestination(endpoint)
+                return ImapDestination(endpoint, throttles=self._throttles)
             case "memory":
                 from aimport.stores.memory import MemoryDestination
 

@@ -64,4 +64,5 @@ def only(selection: Selection, places: Sequence[int]) -> Selection:
         keys=UidKeys(keys.validity, uids, ascend=all(map(lt, uids, uids[1:]))),
         sizes=array("Q", [selection.sizes[place] for place in places]),
         unlisted=selection.unlisted,
+        position=selection.position,
     )

@@ -69,6 +69,7 @@ class MemoryMailbox:
     uidvalidity: int
     uidnext: int = 1
     subscribed: bool = False
+    uses: tuple[str, ...] = ()
     messages: list[MemoryMessage] = field(default_factory=list)
 
     def add(self, body: bytes, *, flags: Sequence[str], internal_date: datetime, wire: bool = False) -> Uid:
@@ -199,7 +200,9 @@ class MemorySourceSession:
         if self._account not in self._store.accounts:
             raise SourceMissing(f"memory account {self._account!r} does not exist")
         paths = sorted(self._store.accounts[self._account], key=lambda path: (path != ("INBOX",), path))
-        return [Mailbox(path=path, separator=self._store.separator) for path in paths]
+        mailboxes = self._store.accounts[self._account]
+        separator = self._store.separator
+        return [Mailbox(path=path, separator=separator, uses=mailboxes[path].uses) for path in paths]
 
     async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         await self._store._event("select", self._account, mailbox)
@@ -211,6 +214,7 @@ class MemorySourceSession:
             mailbox=mailbox,
             keys=[MessageKey(f"{stored.uidvalidity}:{message.uid}") for message in messages],
             sizes=[len(message.body) for message in messages],
+            position=Position(uidvalidity=stored.uidvalidity, uidnext=stored.uidnext),
         )
 
     def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
@@ -340,6 +344,8 @@ class MemoryDestinationSession:
 
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         await self._store._event("create_mailbox", self._account, mailbox)
+        if mailbox.uses and mailbox.path not in self._store.accounts.get(self._account, {}):
+            self._store.mailbox(self._account, mailbox.path).uses = mailbox.uses
         stored = self._store.mailbox(self._account, mailbox.path)
         stored.subscribed = stored.subscribed or subscribe
 
@@ -407,7 +413,7 @@ class MemoryDestinationSession:
                 )
         return found
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         await self._store._event("survey", self._account, mailbox)
         stored = self._mailbox(mailbox)
         if stored is None:
@@ -422,6 +428,9 @@ class MemoryDestinationSession:
             dates=[int(message.internal_date.timestamp()) for message in messages],
             at={str(key): index for index, key in enumerate(keys)}.get,
         )
+
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await MemorySourceSession(self._store, self._account).list_mailboxes()
 
     @asynccontextmanager
     async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:

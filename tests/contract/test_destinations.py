@@ -11,6 +11,7 @@ from pathlib import Path
 
 from anyio import create_task_group
 
+from aimport.errors import SourceMissing
 from aimport.interfaces import DestinationSession
 from aimport.model import Appended, Mailbox, Message, Position, Rejected, Uid
 from aimport.spool import FileBody
@@ -62,6 +63,24 @@ async def test_what_is_appended_is_held_in_order_as_it_was(account: Account) -> 
     for outcome, each in zip(outcomes, sent, strict=True):
         if isinstance(outcome, Appended):
             assert set(outcome.dropped) == each.flags - account.held(each).flags
+
+
+async def test_what_is_there_is_listed_by_the_names_it_was_made_with(account: Account) -> None:
+    """A destination that nobody has made yet has nothing, or says so."""
+    paths = [INBOX, ("Entwürfe",), ("a", "b")]
+    try:
+        async with account.destination().open() as session:
+            assert {each.path for each in await session.list_mailboxes()} <= {INBOX}
+    except SourceMissing:
+        pass
+    async with opened(account, *paths) as session:
+        listed = await session.list_mailboxes()
+        assert {each.path for each in listed} >= set(paths)
+        for mailbox in listed:
+            survey = await session.survey(mailbox, Position(), sizes=False)
+            assert survey is None or not survey.keys
+            await session.create_mailbox(mailbox, subscribe=False)  # as the store itself names it
+        assert {each.path for each in await session.list_mailboxes()} == {each.path for each in listed}
 
 
 async def test_order_holds_over_a_second_and_over_many_messages(account: Account) -> None:

@@ -36,7 +36,7 @@ def test_a_folder_that_fails_is_salvaged_by_a_resume(kind: str, damage: object, 
     assert "--salvage takes what is whole" in json.loads(failed.stdout)["users"][0]["error"]
     done = mail.aimport("resume", "--salvage", "--json", env=env)
     assert done.returncode == 0, done.stderr
-    assert "mailbox damaged user=bob mailbox=INBOX" in done.stderr
+    assert "source damaged user=bob mailbox=INBOX" in done.stderr
     totals = json.loads(done.stdout)["totals"]
     assert (totals["found"], totals["imported"]) == (3, 3)
     seen = mail.in_maildir(tmp_path / "out")
@@ -61,6 +61,19 @@ def test_what_no_index_has_is_told_of_then_salvaged(kind: str, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     totals = json.loads(done.stdout)["totals"]
     assert (totals["found"], totals["imported"], totals["rejected"]) == (3, 3, 0)
+    # What is lost of each is told in a file of the run, with a count, and not once more by another resume.
+    assert totals["damages"] == lost + 1
+    again = mail.aimport("resume", "--salvage", env=env)
+    assert f"{lost + 1} damages of sources" in again.stdout
+    [file] = tmp_path.glob("aimport/*/damages.jsonl")
+    damages = [json.loads(each) for each in file.read_text().splitlines()]
+    assert [each["user"] for each in damages] == ["bob"] * (lost + 1)
+    folder, *messages = damages
+    assert (folder["mailbox"], folder["key"]) == ("INBOX", None)
+    assert f"flags and keywords of {lost} messages are lost" in folder["text"]
+    assert all(each["key"] and "flags and keywords are lost" in each["text"] for each in messages)
+    assert len({each["key"] for each in messages}) == lost
+    assert str(file) in again.stderr
 
 
 @pytest.mark.parametrize("kind", ["sdbox", "mdbox"])

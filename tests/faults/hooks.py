@@ -56,3 +56,32 @@ def clock_jumps_about() -> None:
 def clock_is_past_2038() -> None:
     now = time.time()
     _jumping(lambda reading: 2**31 - now + reading)
+
+
+def bug_in_the_login() -> None:
+    """What was not foreseen happens at each login, and quotes the password."""
+    from aimport.imap import auth
+
+    def broken(name: str, credentials: auth.Credentials, offered: frozenset[str], *, nonce: str = "") -> auth.Exchange:
+        raise RuntimeError(f"cannot log in with {credentials.secret} here")
+
+    auth.exchange = broken
+
+
+def in_chunks() -> None:
+    """Each run is one of several processes, whose only worker is a thread of the driver: both die at a counted step."""
+    from aimport.cli import work
+    from aimport.cli.call import Processes
+    from aimport.runners import chunks
+
+    def engine_of(processes: Processes) -> chunks.Engine:
+        return chunks.Here()
+
+    work.engine_of = engine_of
+
+
+def looks_often() -> None:
+    """A watched list is looked at every twentieth of a second."""
+    from aimport.runners import joining
+
+    joining.LOOK_EVERY_S = 0.05  # type: ignore[misc]

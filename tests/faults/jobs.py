@@ -50,6 +50,8 @@ class Job:
     """The folder as the command sees it, where that lives in another mount namespace."""
     source: Path | None = None
     """Where that is not below the folder."""
+    then: str = ""
+    """What each process of it runs first (`Forks.start`)."""
     journal: Path = field(init=False)
     expected: Counter[mail.Seen] = field(default_factory=Counter)
     """What the source holds, read here where it is not given."""
@@ -88,7 +90,7 @@ class Job:
     def go_on(self, forks: Forks) -> Done:
         """What a person would type next: `resume`, or the import again where no run had come into being."""
         words = self.resume_words() if self.begun() else self.import_words()
-        return forks.run(words, env={"PW": "pass"}, batch_messages=2)
+        return forks.run(words, env={"PW": "pass"}, batch_messages=2, then=self.then)
 
     def check_same(self, done: Done) -> None:
         """The destination equals that of an uncut run: count, octets, flags, dates; the report adds up."""

@@ -32,7 +32,7 @@ def kill_at_each(job: Job, forks: Forks, steps: Steps, *, every: int = 1, server
         job.fresh()
         if job.port:
             job.user = f"{number}-{os.path.basename(job.folder)}"
-        done = forks.run(job.import_words(), env=PW, batch_messages=2, steps=replace(steps, at=number))
+        done = forks.run(job.import_words(), env=PW, batch_messages=2, steps=replace(steps, at=number), then=job.then)
         if not done.struck:
             assert killed and done.code == 0, done.err
             return number

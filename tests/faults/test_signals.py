@@ -25,22 +25,33 @@ from tests.faults.steps import CHANGES, READS, Steps
 pytestmark = pytest.mark.timeout(200)
 
 PW: Final = {"PW": "pass"}
+IN_CHUNKS: Final = "tests.faults.hooks:in_chunks"
 ANY: Final = tuple(CHANGES + READS)
 
 
 @pytest.mark.fault("F25", "F26")
 @pytest.mark.parametrize(
-    ("signals", "every"),
-    [("SIGTERM", 5), ("SIGINT", 9), ("SIGHUP", 13), ("SIGTERM SIGTERM", 9), ("SIGINT SIGINT", 13)],
+    ("signals", "every", "then"),
+    [
+        ("SIGTERM", 5, ""),
+        ("SIGINT", 9, ""),
+        ("SIGHUP", 13, ""),
+        ("SIGTERM SIGTERM", 9, ""),
+        ("SIGINT SIGINT", 13, ""),
+        ("SIGTERM", 23, IN_CHUNKS),
+        ("SIGINT SIGINT", 29, IN_CHUNKS),
+    ],
 )
-def test_a_signal_at_any_step_stops_and_a_resume_goes_on(signals: str, every: int, forks: Forks, folder: Path) -> None:
+def test_a_signal_at_any_step_stops_and_a_resume_goes_on(
+    signals: str, every: int, then: str, forks: Forks, folder: Path
+) -> None:
     """At any file operation from the first to the last: while it begins, works, ends and reports."""
-    job = Job(folder=folder)
+    job = Job(folder=folder, then=then)
     codes: dict[int, int] = {}
     for number in itertools.count(1, every):
         job.fresh()
         steps = Steps(ops=ANY, at=number, deed=signals, below=str(folder))
-        done = forks.run(job.import_words(), env=PW, batch_messages=2, steps=steps)
+        done = forks.run(job.import_words(), env=PW, batch_messages=2, steps=steps, then=job.then)
         if not done.struck:
             assert codes.get(130, 0) > 3
             return

@@ -38,7 +38,7 @@ LONG: Final = SECONDS >= 120
 MESSAGES: Final = 1500
 FENCE_S: Final = 5.0 if LONG else 0.2
 """The fence of the product; in the short form the proxy knows when a session has ended."""
-KILLS_EVERY_S: Final = (0.5, 10.0) if LONG else (0.1, 0.8)
+KILLS_EVERY_S: Final = (0.5, 6.0) if LONG else (0.1, 0.8)
 
 pytestmark = [pytest.mark.dovecot, pytest.mark.timeout(SECONDS * 2 + 300)]
 

@@ -98,6 +98,9 @@ class Writer:
     def __init__(self) -> None:
         self._sizes = array("Q")
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        raise AssertionError("nobody asks what was there before")
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None: ...
 
     async def append(self, mailbox: Mailbox, batch: Batch) -> Settled:
@@ -111,7 +114,7 @@ class Writer:
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         raise AssertionError("nothing is in doubt")
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey:
         count = len(self._sizes)
         keys = UidKeys(VALIDITY, array("Q", range(DESTINATION_FIRST, DESTINATION_FIRST + count)))
         dates = array("q", [int(DATE.timestamp())]) * count

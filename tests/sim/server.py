@@ -37,6 +37,7 @@ REFUSALS: Final = {
     "EXAMINE": (*PASSING, "[NOPERM] not yours"),
     "CREATE": (*PASSING, "[NOPERM] not yours"),
     "UID FETCH": (*PASSING, "some messages could not be read"),
+    "UID SEARCH": (*PASSING, "no search today"),
 }
 """What may be said instead of OK, though the command is a good one."""
 DEATHS: Final = ("die before", "die after", "stall before", "stall after", "bye", "no", "no", "bad")
@@ -370,6 +371,8 @@ class Session:
                     self.say(f"* OK [UIDNEXT {box.next_uid}] x")
             case "UID FETCH":
                 self._fetch(command, muted)
+            case "UID SEARCH":
+                return self._search(command)
             case "APPEND":
                 return self._append(command)
             case "UNSELECT" | "CLOSE":
@@ -392,6 +395,15 @@ class Session:
             chosen = chosen[: self._faults.chance.randrange(len(chosen) + 1)]
         for seq, message in chosen:
             self.octets_out(b"* %d FETCH (%s)\r\n" % (seq, b" ".join(facts(message, items))))
+
+    def _search(self, command: Command) -> str:
+        """By UIDs alone."""
+        assert self.selected is not None
+        uids = [message.uid for message in self.selected.messages]
+        wanted = command.text.split(" ")[-1]
+        found = [str(uid) for uid in uids if in_set(uid, wanted, uids[-1])]
+        self.say(" ".join(["* SEARCH", *found]))
+        return "OK done"
 
     def _append(self, command: Command) -> str:
         box, stored = self._store(command, len(command.literals))

@@ -1133,6 +1133,7 @@ async def test_a_journal_of_the_format_before_is_read_as_it_is_and_migrated_when
             return found
 
     with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE places")
         db.execute("PRAGMA user_version=1")
     with Journal.view(tmp_path, journal.run) as seen:
         assert len(list(seen.entries("bob"))) == 3
@@ -1178,3 +1179,33 @@ async def test_what_an_audit_amended_and_what_was_present_reads_back(tmp_path: P
     assert ends[keys[1]] == Appended(key=keys[1], uid=Uid(80))
     assert ends[MessageKey("9:9")] == Present(key=MessageKey("9:9"), held=MessageKey("5:5"))
     await reopened.close(finished=False)
+
+
+async def test_a_damage_is_told_once_over_all_processes_of_a_run_and_a_torn_line_again(tmp_path: Path) -> None:
+    journal = create(tmp_path)
+    assert journal.damaged("bob", "INBOX", "", "index lost")
+    assert journal.damaged("bob", "INBOX", "u.1", "flags lost")
+    assert not journal.damaged("bob", "INBOX", "u.1", "flags lost")
+    assert journal.damaged("amy", "INBOX", "u.1", "flags lost")
+    await journal.close(finished=False)
+    assert journal.directory is not None
+    file = journal.directory / "damages.jsonl"
+    whole = file.read_bytes()
+    assert whole.count(b"\n") == 3
+    file.write_bytes(whole[:-5])
+    journal = Journal.reopen(tmp_path, journal.run)
+    assert (journal.damages("bob"), journal.damages("amy"), journal.damages("eve")) == (2, 0, 0)
+    assert not journal.damaged("bob", "INBOX", "", "index lost")
+    assert journal.damaged("amy", "INBOX", "u.1", "flags lost")
+    await journal.close(finished=True)
+    assert file.read_bytes() == whole
+
+
+async def test_a_damage_stands_in_its_file_when_an_intent_behind_it_is_durable(tmp_path: Path) -> None:
+    journal = create(tmp_path)
+    lane = await begin_lane(journal)
+    journal.damaged("bob", "INBOX", "u.1", "flags lost")
+    await lane.intent(*some(1))
+    assert journal.directory is not None
+    assert b"flags lost" in (journal.directory / "damages.jsonl").read_bytes()
+    await journal.close(finished=False)

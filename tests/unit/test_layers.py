@@ -12,13 +12,17 @@ ROOT = Path(__file__).parents[2] / "aimport"
 PURE = {"model", "dates", "flags", "names", "octets", "errors", "repair"}
 WITHOUT_IO = {"imap.auth", "imap.fragments", "imap.responses", "imap.commands", "imap.answers", "reconcile"}
 WITHOUT_IO |= {f"stores.dbox.{name}" for name in ("index", "log", "messages", "lists", "layout")}
+WITHOUT_IO |= {f"lists.{name}" for name in ("rows", "forms", "imapsync", "special")}
+WITHOUT_IO |= {"standing", "estimate"}
 WITHOUT_IO |= {f"query.{file.stem}" for file in (ROOT / "query").glob("*.py")} | {"stores.imap.search"}
 ONLY_IN = {
     "aioimaplib": {"imap.client"},
     "click": {"cli"},
     "uvloop": {"runners"},
+    "distributed": {"runners.cluster"},
+    "dask": {"runners.cluster"},
     "stamina": {"pipeline", "verify", "cli"},
-    "sqlite3": {"journal"},
+    "sqlite3": {"journal", "daily"},
     "rich": {"progress", "report", "cli"},
 }
 FORBIDDEN = {
@@ -29,12 +33,14 @@ FORBIDDEN = {
     "existing": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "auditing": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "pipeline": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
+    "checking": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "verify": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "runners": {"cli", "stores", "imap", "plan", "config"},
     "journal": {"pipeline", "stores", "imap", "runners", "cli"},
     "spool": {"pipeline", "stores", "imap", "runners", "cli", "plan", "config", "journal"},
     "plan": {"pipeline", "stores", "imap", "runners", "cli", "journal"},
     "config": {"pipeline", "stores", "imap", "runners", "cli", "journal"},
+    "lists": {"pipeline", "stores", "imap", "runners", "cli", "journal", "plan"},
     "users": {"pipeline", "stores", "imap", "runners", "cli", "journal"},
     "location": {"pipeline", "stores", "imap", "runners", "cli", "journal"},
 }

@@ -416,7 +416,7 @@ async def test_lists_hold_64_messages_or_a_mebibyte(tmp_path: Path) -> None:
             lengths = [len(each) async for each in lists]
     assert lengths[0] == 64
     assert sum(lengths) == 100
-    assert lengths[1] == 10
+    assert lengths[1:4] == [9, 3, 3]
 
 
 async def test_dates_without_a_year_are_the_nearest_that_have_one(

@@ -43,10 +43,13 @@ def test_what_cannot_be_read_and_where_octets_lie_cross_too() -> None:
     assert wire.message_of(wire.read_of(lost, []), []) == lost
     original = Original("/srv/x", 1, 2, 3, 4, 0o600, 7)
     sent = wire.ReadMessage(
-        "k", frozenset(), "2020-01-01T00:00:00+00:00", b"", None, False, "", ("/srv/x", 1, 2, 3, 4, 0o600, 7)
-    )
+        "k", frozenset(), "2020-01-01T00:00:00+00:00", b"", None, False, "", ("/srv/x", 1, 2, 3, 4, 0o600, 7),
+        "guid", "uidl", "flags are lost",
+    )  # fmt: skip
     back = wire.message_of(sent, [])
     assert isinstance(back, Message) and back.original == original
+    assert (back.guid, back.uidl, back.note) == ("guid", "uidl", "flags are lost")
+    assert wire.read_of(back, []) == sent
 
 
 @given(st.lists(st.text()))

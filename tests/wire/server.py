@@ -26,6 +26,7 @@ from aimport.interfaces import Destination, Source
 from aimport.journal import Journal
 from aimport.limits import Limits
 from aimport.model import Endpoint, Security, UserJob
+from aimport.pacing import Throttles
 from aimport.pipeline import import_user
 from aimport.query.parse import parse_query
 from aimport.results import UserResult
@@ -273,6 +274,9 @@ class Session:
                 )
             case "UID FETCH":
                 self._fetch(call)
+            case "UID SEARCH":
+                wanted, uids = call.text.split(" ")[-1], [message.uid for message in self.box.messages]
+                call.say(" ".join(["* SEARCH", *(str(uid) for uid in uids if in_set(uid, wanted, uids[-1]))]))
             case "APPEND":
                 return self._append(call, ok)
             case "UNSELECT" | "CLOSE" | "SUBSCRIBE" | "NOOP" | "UID STORE":
@@ -373,19 +377,20 @@ class Wires(Stores):
         self.deadlines = deadlines
         self.limits = limits
         self.journal = journal or Journal.in_memory()
+        self.throttles = Throttles(octets_per_second=limits.limit_rate, messages_per_second=limits.messages_per_second)
         self.old = MemoryStore()
         self.new = MemoryStore(wire=True)
 
     def source(self, endpoint: Endpoint) -> Source:
         if endpoint.scheme == "imap":
-            return ImapSource(endpoint, deadlines=self.deadlines)
+            return ImapSource(endpoint, self.deadlines, self.throttles)
         if endpoint.scheme == "memory":
             return MemorySource(self.old, endpoint.user)
         return super().source(endpoint)
 
     def destination(self, endpoint: Endpoint) -> Destination:
         if endpoint.scheme == "imap":
-            return ImapDestination(endpoint, deadlines=self.deadlines)
+            return ImapDestination(endpoint, self.deadlines, self.throttles)
         return (
             MemoryDestination(self.new, endpoint.user) if endpoint.scheme == "memory" else super().destination(endpoint)
         )

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 from anyio import from_thread
 
 from aimport.errors import MailboxError, MailboxNotFound, SourceMissing
-from aimport.model import Mailbox, MessageKey
+from aimport.model import Mailbox, MessageKey, Position
 from aimport.names import INBOX, printable
 from aimport.stores import files
 from aimport.stores.dbox import disk
@@ -246,6 +246,8 @@ class Account:
                 notes.append(f"{path}: flags and keywords of {len(extras)} messages are lost: no index has them")
         if self.layout.kind == "mdbox":
             _ = self.storage.map  # sizes may be asked for outside of a thread, and need it
+            notes += self.storage.remarks
+            self.storage.remarks.clear()
         uids = array("Q", table.uids)
         keys: Sequence[MessageKey] = UidKeys(table.uidvalidity, uids)
         if extras:
@@ -255,6 +257,7 @@ class Account:
             keys=keys,
             sizes=Sizes(len(keys), lambda: self._measure(directory, table, extras)),
             notes=tuple(notes),
+            position=Position(uidvalidity=table.uidvalidity, uidnext=table.next_uid) if table.uidvalidity else None,
             rows=range(len(keys)),
             table=table,
             signature=signature,
@@ -427,8 +430,7 @@ class Account:
                 continue
             yield each
         path = disk.shown(self.layout.root, "storage")
-        for text in self.storage.damage:
-            logger.warning("storage damaged path=%s reason=%s", path, text)
+        self.storage.remarks += (f"{path}/{text}" for text in self.storage.damage)
         if left_out:
             logger.warning("expunged messages left out path=%s count=%d", path, left_out)
 

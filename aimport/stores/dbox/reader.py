@@ -53,16 +53,13 @@ _NO_GUID: Final = bytes(16)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """What is known of a message beside its octets. Dates are seconds since 1970."""
+    """What is known of a message that a `Message` does not say. Dates are seconds since 1970."""
 
     uid: int
-    guid: str
-    received: int
     saved: int | None
     """None: the file system does not say either."""
     size: int
     """Octets, as the store has them."""
-    uidl: str
 
 
 class Located(NamedTuple):
@@ -123,7 +120,7 @@ class Reader:
             self._ahead[1].body.close()
 
     def read(self, wanted: Sequence[tuple[MessageKey, int]]) -> list[Message | Unreadable]:
-        """The first of `wanted` (key and row), one at least, up to about HOP_OCTETS; a large one stands alone.
+        """The first of `wanted` (key and row), one at least, up to HOP_OCTETS; a larger one stands alone.
 
         Raises:
             MailboxError: the folder cannot be read any more.
@@ -147,13 +144,12 @@ class Reader:
             else:
                 result = self._read_one(key, row)
             if isinstance(result, Message):
-                if done and not isinstance(result.body, bytes):
+                octets += len(result.body)
+                # A list just above what a batch may hold would go as two batches, the second of one message.
+                if done and (octets > HOP_OCTETS or not isinstance(result.body, bytes)):
                     self._ahead = (key, result)
                     break
-                octets += len(result.body)
             done.append(result)
-            if octets >= HOP_OCTETS:
-                break
             if len(done) % 16 == 0:
                 from_thread.check_cancelled()
         return done
@@ -195,11 +191,8 @@ class Reader:
             status = located.octets.status
             return Details(
                 uid=self._uid(row),
-                guid=found.guid,
-                received=self._received(row, found, status),
                 saved=self._saved(row, status),
                 size=found.plain_size,
-                uidl=found.uidl if self._has_uidls() else "",
             )
 
     # One thing of a message, None when it cannot be had: reading the message will say why.
@@ -237,7 +230,7 @@ class Reader:
     def _content(self, row: int, look: Callable[[Iterator[bytes]], T]) -> T | None:
         try:
             with self._located(row) as located:
-                body = self._body(row, located.found, located.octets)
+                body = self._body(row, located.found, located.octets, [])
         except (Damaged, MessageUnreadable, OSError):
             return None
         try:
@@ -383,10 +376,13 @@ class Reader:
 
     def _message(self, key: MessageKey, row: int, located: Located) -> Message:
         found, octets, note = located
-        if note:
-            self._tell(row, note)
-        body = self._body(row, found, octets)
         extra = self._extra(row)
+        notes = [note] if note else []
+        if extra is not None:
+            notes.append("no index has it: flags and keywords are lost")
+        if found.received is None:
+            notes.append("its received date is lost")
+        body = self._body(row, found, octets, notes)
         return Message(
             key=key,
             flags=frozenset() if extra is not None else self._fresh.flags_of(self._fresh.row(self._table.uids[row])),
@@ -394,12 +390,11 @@ class Reader:
             body=body,
             guid=found.guid,
             uidl=found.uidl if self._has_uidls() else "",
+            note=f"{self._shown(row)}: {'; '.join(notes)}" if notes else "",
         )
 
-    def _tell(self, row: int, note: str) -> None:
-        logger.warning("message damaged, its octets are whole place=%s reason=%s", self._shown(row), note)
-
-    def _body(self, row: int, found: Found, octets: disk.FileOctets) -> Body:
+    def _body(self, row: int, found: Found, octets: disk.FileOctets, notes: list[str]) -> Body:
+        """`notes` gets what is wrong with it though it can be read."""
         references = found.metadata.get(b"X")
         compressed = is_compressed(octets.at(found.body, min(MAGIC_OCTETS, found.size)))
         if references is None and not compressed:
@@ -407,7 +402,7 @@ class Reader:
                 raise Damaged(f"it has {found.size} octets, and says that they were {found.plain_size}")
             return self._plain(row, found, octets)
         if references is None:
-            return self._decompressed(row, found, octets)
+            return self._decompressed(row, found, octets, notes)
         pieces = with_attachments(
             decompressed(_pieces(octets, found)),
             parse_references(references),
@@ -415,7 +410,7 @@ class Reader:
         )
         return collected(pieces, found.plain_size, self._shown(row))
 
-    def _decompressed(self, row: int, found: Found, octets: disk.FileOctets) -> Body:
+    def _decompressed(self, row: int, found: Found, octets: disk.FileOctets, notes: list[str]) -> Body:
         try:
             return collected(decompressed(_pieces(octets, found)), found.plain_size, self._shown(row))
         except Damaged:
@@ -425,9 +420,7 @@ class Reader:
             if not self._account.salvage:
                 raise
         body = collected(decompressed(_pieces(octets, found)), None, self._shown(row))
-        logger.warning(
-            "message damaged, its octets are whole place=%s reason=%s", self._shown(row), "its size is wrong"
-        )
+        notes.append("its size is wrong")
         return body
 
     def _plain(self, row: int, found: Found, octets: disk.FileOctets) -> Body:
@@ -491,7 +484,6 @@ class Reader:
         if found.received is not None:
             return found.received
         saved = self._saved(row, status) if self._layout.kind == "mdbox" else None
-        logger.warning("no received date place=%s", self._shown(row))
         return saved if saved is not None else int(status.st_mtime)
 
     def _saved(self, row: int, status: os.stat_result) -> int | None:

@@ -72,6 +72,8 @@ class Storage:
         self._by_guid: dict[bytes, Place] = {}
         self.damage: list[str] = []
         """What the last scan found damaged."""
+        self.remarks: list[str] = []
+        """What is wrong with it and nobody was told yet."""
 
     def close(self) -> None:
         for file in self._open.values():
@@ -91,7 +93,7 @@ class Storage:
             if self._map is None or self._map.damage:
                 what = "it is missing" if self._map is None else "; ".join(self._map.damage)
                 path = disk.shown(self._layout.index, "storage", disk.MAP)
-                logger.warning("map damaged, messages are found by their GUIDs path=%s reason=%s", path, what)
+                self.remarks.append(f"{path}: {what}; messages are found by their GUIDs")
         return self._map
 
     def refresh(self) -> None:

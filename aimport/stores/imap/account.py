@@ -8,7 +8,7 @@ What a server does not say by itself comes from its profile (`imap.profiles`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +28,10 @@ from aimport.imap.connection import Connection, Deadlines, Reply, identify
 from aimport.imap.profiles import Profile, choose, named
 from aimport.imap.responses import Listed, Namespace, ServerId, Tagged
 from aimport.model import ConnectionLimits, Endpoint, Mailbox
+from aimport.pacing import Pace, Throttle, Throttles, batch_of
+from aimport.seats import rest
+from aimport.standing import Standing
+from aimport.stores.imap.standing import server_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ class Link:
     connection: Connection
     namespace: Namespace
     profile: Profile
+    throttle: Throttle
 
 
 class Account:
@@ -50,15 +55,21 @@ class Account:
         UserError: its row of the user list names a profile that is not there, or not right.
     """
 
-    def __init__(self, endpoint: Endpoint, deadlines: Deadlines | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, deadlines: Deadlines | None = None, throttles: Throttles | None = None
+    ) -> None:
         self.endpoint = endpoint
         self._named = _named(endpoint.profile)
         self.deadlines = deadlines or Deadlines()
         self.host = where_of(endpoint)
+        self.throttles = throttles or Throttles()
+        self.throttle = self.throttles.of(self.host)
 
     async def link(self) -> Link:
         """A new connection; asks who the server is and where the account's own mailboxes are in one round trip."""
-        connection = await connect(self.endpoint, deadlines=self.deadlines)
+        if self.throttle.logins is not None:
+            await rest(self.throttle.logins.reserve(1))
+        connection = await connect(self.endpoint, deadlines=self.deadlines, throttle=self.throttle)
         try:
             offered = connection.capabilities
             self._adopt(connection, {})
@@ -70,9 +81,10 @@ class Account:
             namespace = next((each for each in namespaces if each.personal), None)
             if namespace is None:
                 namespace = await _guessed(connection, profile)
+            self.throttles.know_logins(self.host, profile.logins_per_second)
             if self.endpoint.compress == "yes":
                 await self._compress(connection, profile)
-            return Link(connection, namespace, profile)
+            return Link(connection, namespace, profile, self.throttle)
         except BaseException:
             await connection.close()
             raise
@@ -94,6 +106,11 @@ class Account:
             await connection.compress()
         else:
             logger.warning("compression not offered host=%s", connection.where)
+
+
+def _least(known: int, of_account: int, pace: Pace | None) -> int:
+    """The largest batch: what is known of the server, or what the rates let go at once; 0: none says."""
+    return min(filter(None, (known, of_account, pace.batch if pace is not None else 0)), default=0)
 
 
 def _named(profile: str) -> Profile | None:
@@ -120,17 +137,27 @@ async def _guessed(connection: Connection, profile: Profile) -> Namespace:
 class Session:
     """Commands that both sides use."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, per_day: int) -> None:
         self._connection = link.connection
         self._namespace = link.namespace
         self._profile = link.profile
         self.fetch_whole = link.profile.fetch_whole.encode("ascii")
         self.set_octets = min(SET_OCTETS, link.profile.line_octets - 200)
         self._prefix, self._separator = link.namespace.personal[0]
+        self._throttle = link.throttle
         self.limits = ConnectionLimits(
             per_user=link.profile.connections_per_user,
             per_address=link.profile.connections_per_address if link.connection.socket is not None else 0,
+            batch_messages=_least(
+                link.profile.batch_messages, batch_of(link.profile.messages_per_second), link.throttle.appends
+            ),
+            batch_octets=_least(link.profile.batch_octets, 0, link.throttle.out),
+            octets_per_day=per_day,
         )
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        """What the server says of itself; where it keeps `targets`, and whether it could, a destination tells."""
+        return Standing(server=server_of(self._connection, self._profile))
 
     async def _examine(self, mailbox: Mailbox, name: bytes) -> Reply:
         """Opens read-only (RFC 9051 §6.3.3).

@@ -56,7 +56,9 @@ from aimport.model import (
     Uid,
     Wanted,
 )
+from aimport.seats import rest
 from aimport.spool import Spool
+from aimport.standing import Standing
 from aimport.stores.imap.account import (
     Account,
     Link,
@@ -67,7 +69,8 @@ from aimport.stores.imap.account import (
     uidvalidity_of,
     without,
 )
-from aimport.stores.imap.source import ImapSourceSession
+from aimport.stores.imap.source import ImapSourceSession, found_uids, search_words
+from aimport.stores.imap.standing import allowances, append_limit, doubt_about, server_of
 from aimport.stores.keys import UidKeys
 
 logger = logging.getLogger(__name__)
@@ -101,7 +104,7 @@ class ImapDestinationSession(Session):
     """Writes one account over one connection."""
 
     def __init__(self, account: ImapDestination, link: Link) -> None:
-        super().__init__(link)
+        super().__init__(link, account.endpoint.daily_octets or link.profile.append_octets_per_day)
         self._account = account
         self.rules = Rules.of(link.profile)
         self.limit = _append_limit(link.connection.capabilities) or link.profile.append_limit
@@ -110,6 +113,15 @@ class ImapDestinationSession(Session):
         """Size of the smallest message that was answered TOOBIG; 0: none was."""
         self.under_way = 0
         """Batches that were handed over and whose outcomes nobody has yet."""
+        account_ = account.endpoint.user or account.endpoint.login
+        self._appends = [
+            pace
+            for pace in (
+                link.throttle.appends,
+                account.throttles.appends_of(account.host, account_, link.profile.messages_per_second),
+            )
+            if pace is not None
+        ]
         self._rest_until = 0.0
         """Time of the loop before which nothing more is appended: the server asked for it."""
         self._sent_octets = 0
@@ -150,7 +162,7 @@ class ImapDestinationSession(Session):
         await self._in_step()
         name = self._name(mailbox)
         if mailbox.path != (names.INBOX,):  # always there (RFC 9051 §6.3.4)
-            tagged = (await self._connection.command(b"CREATE", octet_string(name))).tagged
+            tagged = await self._create(name, mailbox.uses)
             # Not every server has the code ALREADYEXISTS, so after any other NO we look.
             if tagged.status != "OK" and tagged.code != "ALREADYEXISTS" and not await self._exists(name):
                 error = self._refusal(tagged, f"CREATE {mailbox.name}", MailboxNameInvalid)
@@ -159,6 +171,16 @@ class ImapDestinationSession(Session):
             tagged = (await self._connection.command(b"SUBSCRIBE", octet_string(name))).tagged
             if tagged.status != "OK":
                 logger.warning("subscribe failed mailbox=%s text=%s", clean(mailbox.name), clean(tagged.text))
+
+    async def _create(self, name: bytes, uses: Sequence[str]) -> Tagged:
+        """With its uses where that can be asked for; what is refused so may be taken without (USEATTR, RFC 6154)."""
+        if uses and "CREATE-SPECIAL-USE" in self._connection.capabilities:
+            words = (b"CREATE", octet_string(name), b"(USE (%s))" % " ".join(uses).encode("ascii"))
+            tagged = (await self._connection.command(*words)).tagged
+            if tagged.status == "OK" or tagged.code == "ALREADYEXISTS":
+                return tagged
+            logger.info("mailbox made without its use name=%s text=%s", clean(decoded(name)), clean(tagged.text))
+        return (await self._connection.command(b"CREATE", octet_string(name))).tagged
 
     async def _exists(self, name: bytes) -> bool:
         return (await self._connection.command(b"STATUS", octet_string(name), b"(UIDNEXT)")).ok
@@ -182,7 +204,7 @@ class ImapDestinationSession(Session):
     async def append(self, mailbox: Mailbox, batch: Batch) -> _Appending:
         await self._in_step()
         if (rest_s := self._rest_until - anyio.current_time()) > 0:
-            await anyio.sleep(rest_s)
+            await rest(rest_s)
         self._sent_octets += sum([each.size for each in batch.fingerprints])
         if self._sent_octets >= self._look_at_link:
             await self._consider_compression()
@@ -205,6 +227,11 @@ class ImapDestinationSession(Session):
             logger.info("link is slow, compressing host=%s", self._connection.where)
             await self._connection.compress()
             self._look_at_link = sys.maxsize
+
+    async def turn(self, messages: int) -> None:
+        """Waits until so many messages may be appended."""
+        if (wait_s := max([pace.reserve(messages) for pace in self._appends], default=0.0)) > 0:
+            await rest(wait_s)
 
     async def start_append(self, name: Word, words: Sequence[Word]) -> Exchange | None:
         """Sends one APPEND. None: a BAD was answered before, so nothing of this one was sent."""
@@ -338,13 +365,17 @@ class ImapDestinationSession(Session):
             self._demand(await exchange.result(), mailbox)
         return stored
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         try:
             async with self._looked_at(mailbox) as reply:
                 validity = uidvalidity_of(reply)
-                uids, sizes, dates = array("Q"), array("Q"), array("q")
-                if any(exists.number for exists in reply.of(Exists)[-1:]):
-                    floor = max(since.uidnext if validity == since.uidvalidity else 1, 1)
+                uids, octets_, dates = array("Q"), array("Q"), array("q")
+                held = next((exists.number for exists in reversed(reply.of(Exists))), 0)
+                floor = max(since.uidnext if validity == since.uidvalidity else 1, 1)
+                found = None if sizes or not held else await self._uids(floor, held)
+                if found is not None:
+                    uids = found
+                elif held:
                     exchange = await self._connection.start(
                         b"UID FETCH", b"%d:*" % floor, b"(UID RFC822.SIZE INTERNALDATE)"
                     )
@@ -358,27 +389,66 @@ class ImapDestinationSession(Session):
                                 raise ProtocolError(f"{self._connection.where}: UIDs do not ascend")
                             moment = date_time(fetch.internal_date or "")
                             uids.append(fetch.uid)
-                            sizes.append(fetch.size)
+                            octets_.append(fetch.size)
                             dates.append(0 if moment is None else int(moment.timestamp()))
                     self._demand(await exchange.result(), mailbox)
                 keys = UidKeys(validity, uids)
-                return Survey(uidvalidity=validity, keys=keys, sizes=sizes, dates=dates, at=keys.at)
+                return Survey(uidvalidity=validity, keys=keys, sizes=octets_, dates=dates, at=keys.at)
         except MailboxNotFound:
             return None
 
+    async def _uids(self, floor: int, held: int) -> array[int] | None:
+        """UIDs at or above `floor` in the mailbox that is open; None: the server does not search.
+
+        For sizes and dates Dovecot looks at each file: 30 us a message there, 10 here (measured).
+        """
+        if self._profile.search_unreliable:
+            return None
+        words = search_words(self._connection.capabilities, (b"UID", b"%d:*" % floor))
+        reply = await (await self._connection.start(*words, refusable=True)).reply()
+        if not reply.ok:
+            return None
+        # n:* always has the last message, whatever its UID (RFC 9051 §6.4.8).
+        return array("Q", [uid for uid in found_uids(reply, held) if uid >= floor])
+
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        await self._in_step()
+        return await self._as_source().list_mailboxes()
+
+    def _as_source(self) -> ImapSourceSession:
+        """The same account, over this connection: some accounts have no second one."""
+        return ImapSourceSession(Link(self._connection, self._namespace, self._profile, self._throttle))
+
     @asynccontextmanager
     async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
-        """Over this connection: some accounts have no second one."""
         await self._in_step()
         name = self._name(mailbox)
-        session = ImapSourceSession(Link(self._connection, self._namespace, self._profile))
         try:
-            yield session, replace(mailbox, native=name.decode("latin-1"))
+            yield self._as_source(), replace(mailbox, native=name.decode("latin-1"))
         finally:
             await self._leave()
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return "" if uid is None else f"{uidvalidity}:{uid}"
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        problems: list[AimportError] = []
+        notes: list[str] = []
+        for mailbox in targets:
+            try:
+                name = self._name(mailbox)
+            except MailboxNameInvalid as error:
+                problems.append(error)
+            else:
+                doubt = doubt_about(name.removeprefix(self._prefix), mailbox.path, self._profile)
+                notes += [f"{mailbox.name}: {doubt}"] if doubt else []
+        return Standing(
+            server=server_of(self._connection, self._profile),
+            append_limit=await append_limit(self._connection) or self.limit,
+            allowances=await allowances(self._connection),
+            problems=tuple(problems),
+            notes=tuple(notes),
+        )
 
     def _demand(self, tagged: Tagged, mailbox: Mailbox) -> None:
         if tagged.status != "OK":
@@ -420,6 +490,7 @@ class _Appending:
     async def send(self) -> None:
         """Hands over what has no outcome yet; that the connection was lost is told by `outcomes`, after the answers."""
         places = list(self._items)
+        await self._session.turn(len(places))
         together = [places] if self._session.multiple and places else [[place] for place in places]
         for group in together:
             words = [word for place in group for word in self._items[place].words()]

@@ -44,11 +44,25 @@ from aimport.imap.responses import (
     date_time,
     uid_set,
 )
-from aimport.model import STREAM_OCTETS, Body, Mailbox, Message, MessageKey, Order, Selection, Unreadable
+from aimport.model import (
+    SPECIAL_USES,
+    STREAM_OCTETS,
+    Body,
+    Mailbox,
+    Message,
+    MessageKey,
+    Order,
+    Position,
+    Selection,
+    Unreadable,
+)
+from aimport.pacing import Throttle
 from aimport.query.facts import NONE, Fact, Facts, asked_by
 from aimport.query.terms import ALL, Term
+from aimport.seats import rest
 from aimport.selecting import pick
 from aimport.spool import Spool
+from aimport.standing import Counts
 from aimport.stores.imap.account import (
     UNSELECTABLE,
     Account,
@@ -61,6 +75,7 @@ from aimport.stores.imap.account import (
 )
 from aimport.stores.imap.listing import ImapShelf, Listing, listable
 from aimport.stores.imap.search import MAX_NUMBER, Server, program
+from aimport.stores.imap.standing import counts
 from aimport.stores.keys import UidKeys, only
 
 logger = logging.getLogger(__name__)
@@ -69,6 +84,8 @@ WINDOW_MESSAGES: Final = 64
 WINDOW_OCTETS: Final = 1024 * 1024
 WINDOWS_AHEAD: Final = 3
 HEADER_OCTETS: Final = 64 * 1024
+FETCH_OCTETS: Final = 150
+"""What a message brings with it on the wire, beside its octets."""
 UNKNOWN_TOLD: Final = 10
 """Unknown flags of a mailbox that are counted and told."""
 
@@ -80,7 +97,8 @@ class ImapSource(Account):
     async def open(self) -> AsyncGenerator[ImapSourceSession]:
         link = await self.link()
         try:
-            yield ImapSourceSession(link, trusted=self.endpoint.trust_search)
+            per_day = self.endpoint.daily_octets or link.profile.fetch_octets_per_day
+            yield ImapSourceSession(link, trusted=self.endpoint.trust_search, per_day=per_day)
         finally:
             await link.connection.close()
 
@@ -92,13 +110,18 @@ SEARCH_WITH_EXTENSIONS: Final = 2
 class ImapSourceSession(Session):
     """Reads one account over one connection. `trusted`: its SEARCH compares texts as we would."""
 
-    def __init__(self, link: Link, *, trusted: bool = False) -> None:
-        super().__init__(link)
+    def __init__(self, link: Link, *, trusted: bool = False, per_day: int = 0) -> None:
+        super().__init__(link, per_day)
         self._trusted = trusted
         self._search_level = SEARCH_WITH_EXTENSIONS
 
     async def list_mailboxes(self) -> Sequence[Mailbox]:
-        reply = await self._connection.command(b"LIST", b'""', b'"*"')
+        reply = None
+        if {"SPECIAL-USE", "LIST-EXTENDED"} <= self._connection.capabilities:  # RFC 6154 §3, RFC 5258
+            exchange = await self._connection.start(b"LIST", b'""', b'"*"', b"RETURN (SPECIAL-USE)", refusable=True)
+            reply = await exchange.reply()
+        if reply is None or not reply.ok:
+            reply = await self._connection.command(b"LIST", b'""', b'"*"')
         if not reply.ok:
             raise self._refusal(reply.tagged, "LIST", UserError)
         found: dict[bytes, Mailbox] = {}
@@ -121,7 +144,11 @@ class ImapSourceSession(Session):
         if self._prefix and name.startswith(self._prefix) and len(name) > len(self._prefix):
             name = name[len(self._prefix) :]
         path = names.split(decoded(name), listed.separator)
-        return Mailbox(path=path, separator=listed.separator, native=listed.name.decode("latin-1"))
+        uses = tuple(use for use in SPECIAL_USES if use.lower() in listed.flags)
+        return Mailbox(path=path, separator=listed.separator, native=listed.name.decode("latin-1"), uses=uses)
+
+    async def count(self, mailboxes: Sequence[Mailbox]) -> Sequence[Counts | None]:
+        return await counts(self._connection, [native_name(mailbox) for mailbox in mailboxes])
 
     async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         reply = await self._examine(mailbox, native_name(mailbox))
@@ -131,7 +158,13 @@ class ImapSourceSession(Session):
         left, uids = (term, None) if found is None else found
         asked = asked_by(left) | (NONE if order == "stored" else Fact.DATE)
         listing, unlisted = await self._listing(mailbox, held, asked & self._listable(), uids)
-        all_ = Selection(mailbox=mailbox, keys=UidKeys(validity, listing.uids), sizes=listing.sizes, unlisted=unlisted)
+        all_ = Selection(
+            mailbox=mailbox,
+            keys=UidKeys(validity, listing.uids),
+            sizes=listing.sizes,
+            unlisted=unlisted,
+            position=_position(reply),
+        )
         if left == ALL and order == "stored":
             return all_
         return only(all_, await pick(left, order, ImapShelf(self, all_, listing)))
@@ -145,15 +178,12 @@ class ImapSourceSession(Session):
             asked = program(term, self._as_known(examined))
             if asked is None:
                 return None
-            words: list[Word] = [b"UID SEARCH"]
-            if "ESEARCH" in self._connection.capabilities:
-                words.append(b"RETURN (ALL)")
-            if asked.charset:
-                words.append(b"CHARSET UTF-8")
-            exchange = await self._connection.start(*words, *asked.words, refusable=True)
+            charset = (b"CHARSET UTF-8",) if asked.charset else ()
+            words = search_words(self._connection.capabilities, (*charset, *asked.words))
+            exchange = await self._connection.start(*words, refusable=True)
             reply = await exchange.reply()
             if reply.ok:
-                return asked.left, _found(reply, held)
+                return asked.left, found_uids(reply, held)
             error = self._refusal(reply.tagged, "SEARCH", MailboxError)
             if error.retry is Retry.LATER and reply.tagged.status != "BAD":
                 raise error
@@ -162,11 +192,11 @@ class ImapSourceSession(Session):
         return None
 
     def _as_known(self, examined: Reply) -> Server:
-        uidnext = examined.code("UIDNEXT")
+        position = _position(examined)
         return Server(
             offered=self._connection.capabilities,
             keywords=[flag for each in examined.of(Flags) for flag in each.flags if not flag.startswith("\\")],
-            uidnext=int(uidnext) if uidnext is not None and uidnext.isdecimal() else MAX_NUMBER,
+            uidnext=position.uidnext if position is not None else MAX_NUMBER,
             trusted=self._trusted and not self._profile.search_unreliable,
             reliable=not self._profile.search_unreliable,
             sizes=self._profile.search_sizes,
@@ -278,12 +308,13 @@ class ImapSourceSession(Session):
     ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
         keys = await self._open(selection)
         seen = _Seen(sizes_count=self._profile.fetch_whole != "RFC822")
-        windows = _windows(keys, selection.sizes, skip, seen)
+        windows = _windows(keys, selection.sizes, skip, seen, self._throttle)
         under_way: deque[tuple[_Window, Exchange]] = deque()
         expected: dict[int, _Window] = {}
         try:
             while True:
                 while _room_for_another(under_way) and (window := next(windows, None)) is not None:
+                    await self._turn(window)
                     expected.update(dict.fromkeys(window.uids, window))
                     under_way.append((window, await self._fetch(window.uids)))
                 if not under_way:
@@ -338,6 +369,12 @@ class ImapSourceSession(Session):
             for _, exchange in under_way:
                 exchange.drop()
 
+    async def _turn(self, window: _Window) -> None:
+        """Waits until a window may be asked for."""
+        await self._connection.turn(window.octets + FETCH_OCTETS * len(window.uids))
+        if self._throttle.fetches is not None:
+            await rest(self._throttle.fetches.reserve(len(window.uids)))
+
     async def _fetch_headers(self, uids: Sequence[int]) -> Exchange:
         words = b",".join(uid_sets(sorted(uids), octets=1 << 30))
         return await self._connection.start(b"UID FETCH", words, b"(UID BODY.PEEK[HEADER])")
@@ -385,7 +422,20 @@ def _room_for_another(under_way: Sequence[tuple[_Window, Exchange]]) -> bool:
     return not under_way or (len(under_way) < WINDOWS_AHEAD and not under_way[-1][0].large)
 
 
-def _found(reply: Reply, held: int) -> list[int]:
+def search_words(offered: frozenset[str], keys: tuple[Word, ...]) -> tuple[Word, ...]:
+    """A UID SEARCH, which says ranges where the server can (ESEARCH, RFC 4731)."""
+    return (b"UID SEARCH", b"RETURN (ALL)", *keys) if "ESEARCH" in offered else (b"UID SEARCH", *keys)
+
+
+def _position(examined: Reply) -> Position | None:
+    """What was said of the UIDs of a mailbox when it was opened; None: not enough."""
+    uidnext = examined.code("UIDNEXT")
+    if uidnext is None or not uidnext.isdecimal():
+        return None
+    return Position(uidvalidity=uidvalidity_of(examined), uidnext=int(uidnext))
+
+
+def found_uids(reply: Reply, held: int) -> list[int]:
     """UIDs that a search has found, ascending.
 
     Raises:
@@ -437,7 +487,8 @@ class _Window:
     def __init__(self, keys: UidKeys, sizes: Mapping[int, int | None], seen: _Seen) -> None:
         self.keys = keys
         self.uids = list(sizes)
-        self.large = sum(size or 0 for size in sizes.values()) > STREAM_OCTETS
+        self.octets = sum(size or 0 for size in sizes.values())
+        self.large = self.octets > STREAM_OCTETS
         self._sizes = sizes
         self._seen = seen
         self.ahead: dict[int, Message | Unreadable] = {}
@@ -461,14 +512,18 @@ class _Window:
         return ready
 
 
-def _windows(keys: UidKeys, sizes: Sequence[int], skip: Container[str], seen: _Seen) -> Iterator[_Window]:
-    """UIDs in windows of up to 64 messages and 1 MiB; a bigger message stands alone."""
+def _windows(
+    keys: UidKeys, sizes: Sequence[int], skip: Container[str], seen: _Seen, throttle: Throttle
+) -> Iterator[_Window]:
+    """UIDs in windows of up to 64 messages and 1 MiB, or what a rate lets pass; a bigger message stands alone."""
+    most = min(WINDOW_MESSAGES, throttle.fetches.batch) if throttle.fetches is not None else WINDOW_MESSAGES
+    most_octets = min(WINDOW_OCTETS, throttle.into.quantum) if throttle.into is not None else WINDOW_OCTETS
     window: dict[int, int | None] = {}
     total = 0
     for uid, size in zip(keys.uids, sizes, strict=True):
         if keys.key(uid) in skip:
             continue
-        if window and (len(window) == WINDOW_MESSAGES or total + size > WINDOW_OCTETS):
+        if window and (len(window) == most or total + size > most_octets):
             yield _Window(keys, window, seen)
             window, total = {}, 0
         window[uid] = size

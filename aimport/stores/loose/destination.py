@@ -12,10 +12,12 @@ import logging
 import os
 import re
 import stat
+import time
 from array import array
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from anyio import from_thread, to_thread
 
@@ -39,12 +41,14 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import wire_size
+from aimport.standing import Standing
 from aimport.stores import Fsync, content, files
 from aimport.stores.loose.folders import Folders, demand_no_options
 from aimport.stores.loose.names import is_eml
 from aimport.stores.loose.source import LooseSourceSession
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.destination import as_stored
+from aimport.stores.room import inspected
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +85,14 @@ class EmlDestinationSession:
         self._fsync: Fsync = fsync
         self._folders = Folders(root, is_eml, sequences=False)
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await LooseSourceSession(self._folders).list_mailboxes()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         await to_thread.run_sync(self._create, mailbox)
 
     async def append(self, mailbox: Mailbox, batch: Batch) -> Settled:
-        return Settled(await to_thread.run_sync(self._append, mailbox, batch))
+        return await to_thread.run_sync(self._append, mailbox, batch)
 
     async def position(self, mailbox: Mailbox) -> Position | None:
         return await to_thread.run_sync(self._position, mailbox)
@@ -93,7 +100,7 @@ class EmlDestinationSession:
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         return await to_thread.run_sync(self._find, mailbox, wanted)
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         return await to_thread.run_sync(self._survey, mailbox)
 
     @asynccontextmanager
@@ -102,6 +109,12 @@ class EmlDestinationSession:
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return stem(wanted, wanted.index)
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return await to_thread.run_sync(partial(inspected, self._root, targets, self._places, file_each=True))
+
+    def _places(self, mailbox: Mailbox) -> list[str]:
+        return [self._path(self._steps(mailbox))]
 
     def _steps(self, mailbox: Mailbox) -> tuple[str, ...]:
         """The directories of a mailbox.
@@ -169,14 +182,16 @@ class EmlDestinationSession:
         finally:
             os.close(fd)
 
-    def _append(self, mailbox: Mailbox, batch: Batch) -> list[Appended | Rejected]:
+    def _append(self, mailbox: Mailbox, batch: Batch) -> Settled:
         with self._opened(mailbox) as (fd, path):
             group = disk.GroupSync.of(fd) if self._fsync == "batch" else None
             written: list[str] = []
             try:
                 outcomes = self._write_all(fd, path, batch, written)
+                written_s = time.perf_counter()
                 if group is not None:
                     group.sync()
+                sync_s = time.perf_counter() - written_s
                 with files.FILE_TURNS:
                     while written:
                         os.rename(_hidden(written[0]), written[0], src_dir_fd=fd, dst_dir_fd=fd)
@@ -190,8 +205,10 @@ class EmlDestinationSession:
                 if group is not None:
                     group.release()
             if self._fsync != "never":
+                renamed_s = time.perf_counter()
                 disk.sync_directories([fd])
-            return outcomes
+                sync_s += time.perf_counter() - renamed_s
+            return Settled(outcomes, sync_s)
 
     def _write_all(self, fd: int, path: str, batch: Batch, written: list[str]) -> list[Appended | Rejected]:
         mode = stat.S_IMODE(os.fstat(fd).st_mode) & 0o666

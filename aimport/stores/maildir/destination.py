@@ -13,10 +13,12 @@ import logging
 import os
 import socket
 import stat
+import time
 from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
+from functools import partial
 from typing import Final
 
 from anyio import from_thread, to_thread
@@ -44,6 +46,7 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import local_form, local_pieces, local_size, pieces_of
+from aimport.standing import Standing
 from aimport.stores import Fsync, content, files
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
@@ -60,6 +63,7 @@ from aimport.stores.maildir.names import (
 )
 from aimport.stores.maildir.source import MaildirSourceSession
 from aimport.stores.maildir.uidlist import Named, Uidlist
+from aimport.stores.room import inspected
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +114,15 @@ class MaildirDestinationSession:
             self._writer.close()
             self._writer = None
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await MaildirSourceSession(self._layout).list_mailboxes()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         directory = self._layout.new_directory(mailbox)
         await to_thread.run_sync(self._create, mailbox, directory, subscribe)
 
     async def append(self, mailbox: Mailbox, batch: Batch) -> Settled:
-        return Settled(await to_thread.run_sync(self._append, mailbox, batch))
+        return await to_thread.run_sync(self._append, mailbox, batch)
 
     async def position(self, mailbox: Mailbox) -> Position | None:
         return await to_thread.run_sync(self._position, mailbox)
@@ -123,7 +130,7 @@ class MaildirDestinationSession:
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         return await to_thread.run_sync(self._find, mailbox, wanted)
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         return await to_thread.run_sync(self._survey, mailbox)
 
     @asynccontextmanager
@@ -132,6 +139,16 @@ class MaildirDestinationSession:
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return stem(wanted.run, wanted.number, wanted.created_us, wanted.index)
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return await to_thread.run_sync(partial(inspected, self._layout.root, targets, self._places, file_each=True))
+
+    def _places(self, mailbox: Mailbox) -> list[str]:
+        """The directories that are written to for it."""
+        directory = self._layout.new_directory(mailbox)
+        place = self._layout.place(directory)
+        control = [self._layout.control_place(directory)] if self._layout.control else []
+        return [*(f"{place}/{name}" for name in ("tmp", "new", "cur")), *control]
 
     def _open(self, mailbox: Mailbox) -> disk.Folder:
         """The folder, complete.
@@ -190,7 +207,7 @@ class MaildirDestinationSession:
         finally:
             os.close(fd)
 
-    def _append(self, mailbox: Mailbox, batch: Batch) -> list[Appended | Rejected]:
+    def _append(self, mailbox: Mailbox, batch: Batch) -> Settled:
         if self._writer is None or self._writer.mailbox != mailbox:
             self.close()
             folder = self._open(mailbox)
@@ -207,7 +224,7 @@ class MaildirDestinationSession:
             raise files.translated(error, writer.folder.path) from error
         if not self._layout.inbox:
             _count_quota(self._layout.root, writer.octets, sum(isinstance(each, Appended) for each in outcomes))
-        return outcomes
+        return Settled(outcomes, writer.sync_s, writer.turn_s)
 
     def _position(self, mailbox: Mailbox) -> Position | None:
         try:
@@ -280,6 +297,8 @@ class _Writer:
         self.folder = folder
         self.octets = 0
         """Octets of the last batch as stored."""
+        self.sync_s = self.turn_s = 0.0
+        """Of the last batch, as in `Settled`."""
         self._fsync: Fsync = fsync
         self._group = disk.GroupSync.of(folder.fd) if fsync == "batch" else None
         self._keywords = disk.Keywords(folder)
@@ -311,8 +330,10 @@ class _Writer:
         self.octets = 0
         # A large body makes few system calls for its octets, and would keep its turn for seconds.
         large = any(not isinstance(message.body, bytes) for message in batch.messages)
+        began_s = time.perf_counter()
         try:
             with nullcontext() if large else files.FILE_TURNS:
+                self.turn_s = time.perf_counter() - began_s
                 for index, (message, fingerprint) in enumerate(zip(batch.messages, batch.fingerprints, strict=True)):
                     start = stem(batch.run, batch.number, batch.created_us, index)
                     info, dropped = to_letters(message.flags, letters)
@@ -328,8 +349,10 @@ class _Writer:
                         continue
                     written.append((index, base, info))
                     outcomes.append(Appended(key=message.key, dropped=dropped))
+            written_s = time.perf_counter()
             if self._group is not None:
                 self._group.sync()
+            self.sync_s = time.perf_counter() - written_s
             self._lists = self._lists or any(message.guid for message in batch.messages)
             touched: set[int] = set()
             if self._lists and self.folder.control >= 0:
@@ -342,8 +365,13 @@ class _Writer:
             for _, base, _ in written:
                 self._remove(base)
             raise
-        if self._fsync != "never":
+        renamed_s = time.perf_counter()
+        if self._group is not None:
+            # All lanes share it; a sync of each directory is as much work for ext4, and nobody shares that.
+            self._group.sync()
+        elif self._fsync != "never":
             disk.sync_directories(sorted(touched))
+        self.sync_s += time.perf_counter() - renamed_s
         return outcomes
 
     def _named(
@@ -354,7 +382,9 @@ class _Writer:
         touched: set[int],
     ) -> Iterator[tuple[str, Message]]:
         """Gives the files their names, in order; those that have theirs are taken from `written`."""
+        asked_s = time.perf_counter()
         with files.FILE_TURNS:
+            self.turn_s += time.perf_counter() - asked_s
             while written:
                 index, base, info = written[0]
                 fd, name = (self.folder.cur, f"{base}:2,{info}") if info else (self.folder.new, base)

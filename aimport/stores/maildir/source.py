@@ -19,6 +19,7 @@ from array import array
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -43,6 +44,7 @@ from aimport.octets import has_header, pieces_of, wire_size
 from aimport.query.facts import ONE_BY_ONE, STAGES, Fact, Facts
 from aimport.query.terms import ALL, Term
 from aimport.selecting import pick
+from aimport.standing import Standing
 from aimport.stores import content, files, inflate
 from aimport.stores.dbox.disk import load_table
 from aimport.stores.dbox.index import Damaged
@@ -64,6 +66,7 @@ from aimport.stores.maildir.names import (
     wire_size_in,
 )
 from aimport.stores.maildir.uidlist import kept
+from aimport.stores.room import volume_of
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +122,11 @@ class MaildirSourceSession:
         if term == ALL and order == "stored":
             return listing.selection
         return listing.only(await pick(term, order, MaildirShelf(self._layout, listing)))
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        """Which file system it lies on: files may be linked within one."""
+        volume, _ = await to_thread.run_sync(partial(volume_of, self._layout.root, file_each=True))
+        return Standing(volume=volume)
 
     def look(self, selection: Selection, places: Sequence[int], facts: Fact) -> AsyncGenerator[Facts]:
         assert isinstance(selection, MaildirSelection), "a selection belongs to the store that made it"
@@ -522,7 +530,7 @@ class _Reader:
             self._ahead.body.close()
 
     def read(self, wanted: Sequence[tuple[MessageKey, Hint]]) -> list[Message | Unreadable]:
-        """The first of `wanted`, one at least, up to about HOP_OCTETS; a large one stands alone.
+        """The first of `wanted`, one at least, up to HOP_OCTETS; a larger one stands alone.
 
         Raises:
             MailboxError: the folder cannot be read any more.
@@ -545,13 +553,12 @@ class _Reader:
             else:
                 result = self._read(key, hint, letters)
             if isinstance(result, Message):
-                if done and not isinstance(result.body, bytes):
+                octets += len(result.body)
+                # A list just above what a batch may hold would go as two batches, the second of one message.
+                if done and (octets > HOP_OCTETS or not isinstance(result.body, bytes)):
                     self._ahead = result
                     break
-                octets += len(result.body)
             done.append(result)
-            if octets >= HOP_OCTETS:
-                break
             if len(done) % 16 == 0:
                 from_thread.check_cancelled()
         self._fresh = False

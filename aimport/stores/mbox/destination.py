@@ -20,6 +20,7 @@ from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Final
 
 from anyio import from_thread, to_thread
@@ -45,6 +46,7 @@ from aimport.model import (
     Wanted,
 )
 from aimport.octets import has_header, local_form, local_pieces, local_size, pieces_of, wire_size
+from aimport.standing import Standing
 from aimport.stores import Fsync, content, files
 from aimport.stores.maildir import disk as maildir_disk
 from aimport.stores.maildir.names import with_subscription
@@ -54,6 +56,7 @@ from aimport.stores.mbox.lines import date_of
 from aimport.stores.mbox.names import Layout
 from aimport.stores.mbox.scan import NotMbox, Scanner, head_of
 from aimport.stores.mbox.source import MboxSourceSession
+from aimport.stores.room import inspected
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +97,15 @@ class MboxDestinationSession:
         self._checked: dict[tuple[str, ...], content.Signature] = {}
         """Files whose end was seen to be whole, as they were then."""
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return await MboxSourceSession(self._layout).list_mailboxes()
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         steps = self._layout.new_steps(mailbox)
         await to_thread.run_sync(self._create, mailbox, steps, subscribe)
 
     async def append(self, mailbox: Mailbox, batch: Batch) -> Settled:
-        return Settled(await to_thread.run_sync(self._append, mailbox, batch))
+        return await to_thread.run_sync(self._append, mailbox, batch)
 
     async def position(self, mailbox: Mailbox) -> Position | None:
         return await to_thread.run_sync(self._position, mailbox)
@@ -107,7 +113,7 @@ class MboxDestinationSession:
     async def find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> Sequence[Stored]:
         return await to_thread.run_sync(self._find, mailbox, wanted, since)
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         return await to_thread.run_sync(self._survey, mailbox, since)
 
     @asynccontextmanager
@@ -116,6 +122,12 @@ class MboxDestinationSession:
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         return compose.mark_of(wanted.run, wanted.number, wanted.index)
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return await to_thread.run_sync(partial(inspected, self._layout.root, targets, self._places, file_each=False))
+
+    def _places(self, mailbox: Mailbox) -> list[str]:
+        return [self._path(self._layout.new_steps(mailbox))]
 
     def _path(self, steps: tuple[str, ...]) -> str:
         layout = self._layout
@@ -208,7 +220,7 @@ class MboxDestinationSession:
         finally:
             os.close(fd)
 
-    def _append(self, mailbox: Mailbox, batch: Batch) -> list[Appended | Rejected]:
+    def _append(self, mailbox: Mailbox, batch: Batch) -> Settled:
         steps = self._layout.new_steps(mailbox)
         path = self._path(steps)
         try:
@@ -217,14 +229,16 @@ class MboxDestinationSession:
                 if self._checked.get(steps) != content.signature(fd):
                     writer.cut_off_what_is_half()
                 outcomes = writer.append()
+                written_s = time.perf_counter()
                 if self._fsync != "never":
                     try:
                         os.fdatasync(fd)
                     except OSError:
                         writer.undo()
                         raise
+                sync_s = time.perf_counter() - written_s
                 self._checked[steps] = content.signature(fd)
-                return outcomes
+                return Settled(outcomes, sync_s)
         except OSError as error:
             raise files.translated(error, path) from error
 

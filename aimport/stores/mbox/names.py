@@ -36,6 +36,8 @@ class Layout:
     dirname: str = ""
     """The file of folder F is F/dirname."""
     mailboxdir: str = ""
+    suffix: str = ""
+    """What the name of each file ends in and its mailbox's does not (`.mbox`)."""
     utf8: bool = False
     dialect: Dialect | None = None
     """Undo the quoting of this dialect; None: take bodies as they are."""
@@ -57,7 +59,7 @@ class Layout:
                 if value not in DIALECTS:
                     raise ConfigurationError(f"mbox location: DIALECT={value} is none of {', '.join(DIALECTS)}")
                 dialect = value
-            elif key in ("INBOX", "SUBSCRIPTIONS", "DIRNAME", "FULLDIRNAME", "MAILBOXDIR"):
+            elif key in ("INBOX", "SUBSCRIPTIONS", "SUFFIX", "DIRNAME", "FULLDIRNAME", "MAILBOXDIR"):
                 if key != "INBOX" and not all(map(is_step, value.split("/"))):
                     raise ConfigurationError(f"mbox location: {key}={value} leads out of the location")
                 found[key.lower().removeprefix("full")] = value
@@ -68,7 +70,9 @@ class Layout:
     def mailbox(self, steps: tuple[str, ...]) -> Mailbox:
         """The mailbox of a file that was seen on disk, by its steps below the root (and below MAILBOXDIR)."""
         above = (step.removesuffix(SBD) for step in steps[:-1])
-        path = tuple(self._decoded(printable(step)) for step in (*above, without_suffix(steps[-1])))
+        last = without_suffix(steps[-1])
+        last = last.removesuffix(self.suffix) or last
+        path = tuple(self._decoded(printable(step)) for step in (*above, last))
         if path[0].isascii() and path[0].upper() == INBOX:
             path = (INBOX, *path[1:])
         mailbox = Mailbox(path=path, separator="/")
@@ -120,8 +124,9 @@ class Layout:
 
     def _derived(self, mailbox: Mailbox) -> tuple[str, ...]:
         if mailbox.path == (INBOX,):
-            return () if self.inbox else ("inbox",)
-        return tuple(level if self.utf8 else encode_utf7(level) for level in mailbox.path)
+            return () if self.inbox else (f"inbox{self.suffix}",)
+        *above, last = (level if self.utf8 else encode_utf7(level) for level in mailbox.path)
+        return (*above, last + self.suffix)
 
     def _decoded(self, step: str) -> str:
         decoded = None if self.utf8 else decode_utf7(step)

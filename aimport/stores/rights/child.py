@@ -263,7 +263,7 @@ class _Session:
         return self._destination
 
     async def _do_list(self) -> wire.Answer:
-        return wire.Listed(list(await self._reader.list_mailboxes()))
+        return wire.Listed(list(await (self._source or self._writer).list_mailboxes()))
 
     async def _do_select(self, mailbox: Mailbox, term: Term, order: Order) -> wire.Answer:
         selection = await self._reader.select(mailbox, term, order)
@@ -273,7 +273,7 @@ class _Session:
         self.own.append(child.number)
         keys, ends = await to_thread.run_sync(wire.packed, selection.keys)
         sizes = None if isinstance(selection.sizes, SizesOfDbox) else array("Q", selection.sizes).tobytes()
-        return wire.Selected(child.number, keys, ends, sizes, selection.unlisted, selection.notes)
+        return wire.Selected(child.number, keys, ends, sizes, selection.unlisted, selection.notes, selection.position)
 
     def _selection(self, number: int) -> Selection:
         if number not in self._child.selections:

@@ -294,6 +294,7 @@ class RightsSourceSession:
             else wire.numbers_of(selected.sizes, len(keys)),
             unlisted=selected.unlisted,
             notes=selected.notes,
+            position=selected.position,
             number=selected.number,
         )
 
@@ -356,6 +357,9 @@ class RightsDestinationSession:
         self._channel = channel
         self._names = names
 
+    async def list_mailboxes(self) -> Sequence[Mailbox]:
+        return (await self._channel.ask(wire.Listed, "list")).mailboxes
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         await self._channel.ask(wire.Done, "create", mailbox, subscribe)
 
@@ -383,7 +387,7 @@ class RightsDestinationSession:
         found = await self._channel.ask(wire.Found, "find", mailbox, list(wanted), since)
         return wire.stored_of(found, [each.fingerprint for each in wanted])
 
-    async def survey(self, mailbox: Mailbox, since: Position) -> Survey | None:
+    async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
         return await self._channel.ask_and(_survey, "survey", mailbox, since)
 
     @asynccontextmanager

@@ -96,8 +96,9 @@ class ReadMessage(msgspec.Struct, array_like=True, tag="message"):
     wire: bool
     dated: Dated
     original: tuple[str, int, int, int, int, int, int] | None
-    guid: str = ""
-    uidl: str = ""
+    guid: str
+    uidl: str
+    note: str
 
 
 class NotRead(msgspec.Struct, array_like=True, tag="unreadable"):
@@ -158,6 +159,7 @@ class Selected(msgspec.Struct, array_like=True, tag="selected"):
     sizes: bytes | None
     unlisted: int
     notes: tuple[str, ...]
+    position: Position | None
 
 
 class Numbers(msgspec.Struct, array_like=True, tag="numbers"):
@@ -471,6 +473,7 @@ def read_of(one: Message | Unreadable, descriptors: list[int]) -> ReadMessage | 
         None if its is None else (its.path, its.device, its.inode, its.size, its.mtime_ns, its.mode, its.uid),
         one.guid,
         one.uidl,
+        one.note,
     )
 
 
@@ -496,6 +499,7 @@ def message_of(one: ReadMessage | NotRead, descriptors: Sequence[int]) -> Messag
         original=None if one.original is None else Original(*one.original),
         guid=one.guid,
         uidl=one.uidl,
+        note=one.note,
     )
 
 
