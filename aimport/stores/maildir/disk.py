@@ -29,6 +29,7 @@ from aimport.errors import (
 from aimport.model import MessageKey
 from aimport.names import printable
 from aimport.stores.files import DIRECTORY, FILE, on_disk, read_control, share, translated
+from aimport.stores.maildir.columns import Columns
 from aimport.stores.maildir.names import Layout, courier_words, key_of, parse_courier_list, parse_keywords, split_name
 
 logger = logging.getLogger(__name__)
@@ -240,6 +241,28 @@ def scan(folder: Folder, *, warn: bool = False) -> dict[MessageKey, Place]:
         for index, place in enumerate(alive):
             suffix = "" if index == 0 else "/new" if place[0] == folder.new else f"/{index + 1}"
             found[MessageKey(key + suffix)] = place
+    return found
+
+
+def gather(folder: Folder) -> Columns | None:
+    """Every message of a folder that keeps still, in one reading; None: it did not, and `scan` is to be asked.
+
+    Raises:
+        OSError: a directory cannot be read.
+    """
+    found = Columns()
+    odd: list[str] = []
+    directories = [fd for fd in (folder.new, folder.cur) if fd >= 0]
+    before = [os.fstat(fd).st_mtime_ns for fd in directories]
+    for fd in (folder.new, folder.cur):
+        if fd >= 0:
+            found.extend(_entries(fd, odd))
+        if fd == folder.new:
+            found.new_ends()
+    if [os.fstat(fd).st_mtime_ns for fd in directories] != before:
+        return None
+    if odd:
+        logger.warning("entries skipped path=%r count=%d first=%r", folder.path, len(odd), odd[0])
     return found
 
 

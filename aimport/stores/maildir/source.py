@@ -15,10 +15,12 @@ import os
 import stat
 import sys
 import time
+from array import array
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Final, TypeVar
 
 from anyio import from_thread, to_thread
@@ -47,7 +49,9 @@ from aimport.stores import content, files, inflate
 from aimport.stores.dbox.disk import load_table
 from aimport.stores.dbox.index import Damaged
 from aimport.stores.dbox.lists import nodes
+from aimport.stores.dbox.selection import Sizes
 from aimport.stores.maildir import disk
+from aimport.stores.maildir.columns import Columns, Hint, Ordered
 from aimport.stores.maildir.names import (
     CONTENTS,
     Layout,
@@ -71,7 +75,11 @@ HOP_OCTETS: Final = 1 << 20
 HEADER_OCTETS: Final = 4096
 """Read at first for a header; nine in ten are shorter."""
 LISTED: Final = STAGES[0]
+MANY: Final = 10_000  # arbitrary
+"""Messages of a folder whose files are not all looked at before the first is read."""
 _TRIES: Final = 20
+_ANY_SIZE: Final = 1 << 62
+"""A name may promise any; no file is larger."""
 _ENCRYPTED: Final = b"CRYPTED\x03\x07"
 
 T = TypeVar("T")
@@ -89,10 +97,6 @@ class MaildirSource:
     async def open(self) -> AsyncGenerator[MaildirSourceSession, None]:
         """A session; it holds nothing open between calls."""
         yield MaildirSourceSession(self._layout)
-
-
-Hint = str
-"""Where a file was when it was selected: `n` (new) or `c` (cur), then what follows the key in its name; "": look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,15 +136,16 @@ class MaildirSourceSession:
         self, selection: Selection, *, skip: Container[str]
     ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
         assert isinstance(selection, MaildirSelection), "a selection belongs to the store that made it"
-        wanted = [one for one in zip(selection.keys, selection.hints, strict=True) if one[0] not in skip]
+        left = (one for one in zip(selection.keys, selection.hints, strict=True) if one[0] not in skip)
+        wanted = list(islice(left, HOP_MESSAGES))
         if not wanted:
             return
         reader = await to_thread.run_sync(_Reader, self._layout, selection.mailbox)
         try:
-            at = 0
-            while at < len(wanted):
-                read = await to_thread.run_sync(reader.read, wanted[at : at + HOP_MESSAGES])
-                at += len(read)
+            while wanted:
+                read = await to_thread.run_sync(reader.read, wanted)
+                del wanted[: len(read)]
+                wanted += islice(left, HOP_MESSAGES - len(wanted))
                 yield read
         finally:
             reader.close()
@@ -316,6 +321,17 @@ class Listing:
 def _listed(layout: Layout, mailbox: Mailbox) -> Listing:
     folder = _open(layout, mailbox)
     try:
+        columns = disk.gather(folder)
+        uidlist, uids = _uids(folder)
+        in_order = columns.order(uids) if columns is not None else None
+        if columns is not None and in_order is not None:
+            selection = MaildirSelection(
+                mailbox=mailbox,
+                keys=Ordered(in_order, columns.key),
+                sizes=_sizes(layout, mailbox, folder, columns, in_order),
+                hints=Ordered(in_order, columns.hint),
+            )
+            return Listing(selection=selection, uids=uids, uidlist=uidlist)
         found = disk.scan(folder, warn=True)
         uidlist, uids = _uids(folder)
 
@@ -355,6 +371,30 @@ def _hint(key: MessageKey, fd: int, name: str, folder: disk.Folder) -> Hint:
     if not name.startswith(key):  # the key of a name that is no UTF-8, or of one of two files of one base
         return ""
     return sys.intern(("n" if fd == folder.new else "c") + name[len(key) :])
+
+
+def _sizes(
+    layout: Layout, mailbox: Mailbox, folder: disk.Folder, columns: Columns, in_order: Sequence[int]
+) -> Sequence[int]:
+    """Sizes in that order; of many messages when the first is asked for, which an import never does."""
+
+    def measured(opened: disk.Folder) -> array[int]:
+        return array(
+            "Q",
+            (
+                min(_size(opened.new if columns.is_new(at) else opened.cur, columns.name(at)), _ANY_SIZE)
+                for at in in_order
+            ),
+        )
+
+    def measured_later() -> array[int]:
+        opened = _open(layout, mailbox)
+        try:
+            return measured(opened)
+        finally:
+            opened.close()
+
+    return measured(folder) if len(in_order) <= MANY else Sizes(len(in_order), measured_later)
 
 
 def _size(fd: int, name: str) -> int:
