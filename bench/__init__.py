@@ -14,6 +14,7 @@
     floor, baseline   contenders of our own: the same octets from memory, a copy in imaplib
     null_server       an IMAP server that stores nothing, in a process of its own
     client_cpu        aimport against it: what the client alone costs, and a profile (`profiled`)
+    compare           two builds or two settings there, pair by pair: the gate against slower ones
     growth            what is paid for a message, or a line, when there are ten times as many (`answers`)
 
 Every trial has names of its own and nothing is deleted before the end: on ext4 a run after a
