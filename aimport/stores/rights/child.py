@@ -25,7 +25,7 @@ import anyio
 from anyio import to_thread
 
 from aimport.errors import AccessRefused, AimportError, ConnectionLost
-from aimport.interfaces import DestinationSession, SourceSession
+from aimport.interfaces import DestinationSession, Settled, SourceSession
 from aimport.model import (
     Batch,
     Endpoint,
@@ -41,6 +41,7 @@ from aimport.model import (
 )
 from aimport.query.facts import Fact, Facts
 from aimport.query.terms import Term
+from aimport.standing import Inspecting, Standing
 from aimport.stores import Fsync, Stores
 from aimport.stores.dbox.selection import Sizes as SizesOfDbox
 from aimport.stores.rights import wire
@@ -356,7 +357,9 @@ class _Session:
                 bodies.append(body)
                 messages[index] = replace(messages[index], body=body)
             appending = await self._writer.append(mailbox, replace(batch, messages=tuple(messages)))
-            return wire.Outcomes([wire.ended_of(outcome) for outcome in await appending.outcomes()])
+            ended = [wire.ended_of(outcome) for outcome in await appending.outcomes()]
+            assert isinstance(appending, Settled), "a local store has its answer at once"
+            return wire.Outcomes(ended, appending.sync_s, appending.turn_s)
         finally:
             for body in bodies:
                 if not isinstance(body, bytes):
@@ -368,15 +371,22 @@ class _Session:
     async def _do_find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> wire.Answer:
         return wire.found_of(await self._writer.find(mailbox, wanted, since))
 
-    async def _do_survey(self, mailbox: Mailbox, since: Position) -> wire.Answer:
-        survey = await self._writer.survey(mailbox, since)
+    async def _do_inspect(self, targets: Sequence[Mailbox]) -> wire.Answer:
+        session: object = self._source or self._destination
+        standing = await session.inspect(targets) if isinstance(session, Inspecting) else Standing()
+        return wire.Stood(standing.volume, [wire.failed(error) for error in standing.problems], standing.notes)
+
+    async def _do_survey(self, mailbox: Mailbox, since: Position, sizes: bool) -> wire.Answer:
+        survey = await self._writer.survey(mailbox, since, sizes=sizes)
         if survey is None:
             return wire.Done()
         assert isinstance(survey.at, Places), "a local store knows its messages by name"
         places = survey.at.found
         keys, ends = wire.packed(survey.keys)
-        sizes, dates = array("Q", survey.sizes).tobytes(), array("q", survey.dates).tobytes()
-        return wire.Surveyed(keys, ends, sizes, dates, dict(places))
+        if not sizes:
+            return wire.Surveyed(keys, ends, b"", b"", dict(places))
+        columns = array("Q", survey.sizes).tobytes(), array("q", survey.dates).tobytes()
+        return wire.Surveyed(keys, ends, *columns, dict(places))
 
     async def _do_read(self, mailbox: Mailbox) -> wire.Answer:
         self._source, there = await self._reading.enter_async_context(self._writer.reading(mailbox))

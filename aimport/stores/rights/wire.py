@@ -43,6 +43,7 @@ from aimport.model import (
 )
 from aimport.query.facts import Facts
 from aimport.spool import FileBody
+from aimport.standing import Volume
 from aimport.stores import content
 from aimport.stores.mbox.headers import Dialect, unquoted
 
@@ -194,7 +195,11 @@ class Ended(msgspec.Struct, array_like=True):
 
 
 class Outcomes(msgspec.Struct, array_like=True, tag="outcomes"):
+    """As `Settled`."""
+
     ended: list[Ended]
+    sync_s: float
+    turn_s: float
 
 
 class Stands(msgspec.Struct, array_like=True, tag="stands"):
@@ -207,7 +212,17 @@ class Found(msgspec.Struct, array_like=True, tag="found"):
     stored: list[tuple[int, int | None]]
 
 
+class Stood(msgspec.Struct, array_like=True, tag="stood"):
+    """`Standing` of a local account."""
+
+    volume: Volume | None
+    problems: list[Failed]
+    notes: tuple[str, ...]
+
+
 class Surveyed(msgspec.Struct, array_like=True, tag="surveyed"):
+    """Sizes and dates are empty where nobody asked for them."""
+
     keys: bytes
     ends: bytes
     sizes: bytes
@@ -230,6 +245,7 @@ Answer = (
     | Stands
     | Found
     | Surveyed
+    | Stood
 )
 
 
