@@ -23,7 +23,7 @@ from aimport.limits import Limits, Reached
 from aimport.model import Appended, Present, Rejected, UserJob
 from aimport.pacing import Throttles
 from aimport.plan import Plan, destination_of, jobs, make_plan, merged
-from aimport.results import RunReport, UserResult, exit_code
+from aimport.results import PastRun, RunReport, UserResult, exit_code, together
 from aimport.stores import Stores
 
 if TYPE_CHECKING:
@@ -376,12 +376,11 @@ def print_json(document: object) -> None:
 
 
 def read_run(root: Path, names: Sequence[str]) -> RunReport:
-    """Runs as they stand, for `report`; also of one that works now. No name: the newest."""
-    results: list[UserResult] = []
-    shown: list[str] = []
-    for name in names or (None,):
+    """Runs as they stand, for `report`; also of one that works now. No name: the newest; a name twice counts once."""
+    past: list[PastRun] = []
+    for name in dict.fromkeys(names) or (None,):
         with Journal.view(root, name) as journal:
-            shown.append(journal.run)
-            results += _results(journal)
+            past.append(PastRun(run=journal.run, job=journal.job, users=_results(journal)))
+    results = together(sorted(past, key=lambda each: each.run)) if len(past) > 1 else past[0].users
     code = exit_code(results, single_user=False, stopped=False)
-    return RunReport(run="+".join(shown), users=results, exit=code)
+    return RunReport(run="+".join(each.run for each in past), users=results, exit=code)
