@@ -132,7 +132,7 @@ def test_a_mailbox_that_does_not_exist_is_68(three: Path) -> None:
         (("-o", "colour=red", "import", "-u", "bob", "--to", "maildir:/x", "maildir:/y", "", "ALL"), 78, "colour"),
         (("verify",), 64, "no run"),
         (("users", "check"), 64, "users"),
-        (("report", "--html", "x"), 64, "--html"),
+        (("report", "--html", "x"), 64, "no run"),
         (("resume",), 64, "run"),
         (("nonsense",), 64, "nonsense"),
     ],
