@@ -42,8 +42,6 @@ MOST_OCTETS: Final = 2 * 1024**3
 """Of generated mail that waits in memory."""
 ENOUGH: Final = 0.95
 """Of the best rate: the fewest connections that reach it are enough."""
-FULL: Final = 0.85
-"""Of a processor: with more, this process is what limits."""
 CLEAN_TRIES: Final = 2
 
 CP: Final = "cp -r and sync"
@@ -399,14 +397,9 @@ def find(trials: Sequence[Trial]) -> Finding | None:
     got = f" (it got {enough.used})" if enough.used < enough.connections else ""
     rate = enough.rate.median
     advice = [f"set --connections-per-user {enough.connections}{got}: one account takes {rate:.0f} messages/s so"]
-    had = f"this process had {enough.busy:.0%} of a processor"
-    if enough.busy >= FULL:
-        limit = f"the processor: {had}"
-        advice.append("set --workers to the number of processors, for several users at a time")
-    elif len(curve) > 1 and enough is most:
-        limit = f"waiting for answers, which more connections do side by side: {had}"
+    if len(curve) > 1 and enough is most:
         advice.append(f"more connections may bring more: --connections {most.connections * 2},{most.connections * 4}")
-    else:
-        limit = f"the store: more connections bring no more, and {had}" if len(curve) > 1 else f"the store: {had}"
-        advice.append("other users may lie on other disks or servers: raise --users")
+    elif len(curve) > 1:
+        advice.append("more connections to one account bring no more; other users may lie on other disks or servers")
+    limit = enough.middle.limited or "nothing that shows: it was over too soon, so take more --messages"
     return Finding(enough.scenario, enough.connections, limit, tuple(advice))

@@ -11,7 +11,7 @@ from typing import Final
 
 from aimport import __version__
 from aimport.benching import Compared, Finding, Left, Scale
-from aimport.page import count, document, table, tiles, verdict
+from aimport.page import count, document, stage_breakdown, table, tiles, verdict
 from aimport.plots import Bar, Curve, Point, Tone, bars, curves, legend, text
 from aimport.progress import size
 from aimport.report import printable
@@ -102,7 +102,7 @@ class Findings:
     def conclusions(self) -> list[str]:
         if self.finding is None:
             return []
-        return [f"limited by {self.finding.limit}", *self.finding.advice]
+        return [self.finding.limit, *self.finding.advice]
 
     @property
     def said(self) -> str:
@@ -125,7 +125,7 @@ def bench_page(found: Findings) -> str:
     title = "aimport bench" + (f": {', '.join(found.places)}" if found.places else ": this machine")
     mean = found.octets // max(scale.messages, 1)
     mail = f"{count(scale.messages)} generated messages, {size(found.octets)}, {size(mean)} each in the mean"
-    rounds = f"{scale.rounds} rounds, seed {scale.seed}"
+    rounds = f"{scale.rounds} round{'s' if scale.rounds > 1 else ''}, seed {scale.seed}"
     body = [f"<h1>{text(title)}</h1>", f'<p class="soft">{text(f"{mail}; {rounds}")}</p>']
     if found.error:
         body.append(verdict(f"It ended early: {found.error}", "bad"))
@@ -135,10 +135,8 @@ def bench_page(found: Findings) -> str:
         best = next(each for each in main if each.connections == found.finding.connections)
         body.append(_tiles(best, found))
         body.append(verdict(". ".join(_sentence(each) for each in found.conclusions()) + ".", "good"))
+        body += [_throughput(found.trials), _growth(found.trials), stage_breakdown(best.middle.stages), _answers(main)]
     if found.trials:
-        body.append(_throughput(found.trials))
-        body.append(_growth(found.trials))
-        body.append(_answers(main))
         body.append("<h2>All figures</h2>" + table(HEADINGS, found.rows(), numbers=range(1, len(HEADINGS))))
         body.append(verdict(f"{found.said}.", "good" if found.compared.equal else "bad"))
     machine = [(name, value) for name, value in found.machine.items()]
@@ -259,6 +257,7 @@ def _trial(trial: Trial, floor: float | None) -> dict[str, object]:
         "append_ms": None if half is None or late is None else {"p50": round(half, 3), "p99": round(late, 3)},
         "cpu_us_per_message": trial.cpu_us.to_json(),
         "processor": round(trial.busy, 3),
+        "stages": None if trial.middle.stages is None else dict(trial.middle.stages),
         "peak_rss": trial.peak_octets or None,
         "of_floor": round(trial.rate.median / floor, 3) if floor else None,
     }

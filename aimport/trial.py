@@ -11,7 +11,7 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Final, Literal
 from aimport.account import Run
 from aimport.daily import Ledger
 from aimport.errors import AimportError, Status
-from aimport.interfaces import Appending, Destination, DestinationSession, Source, SourceSession
+from aimport.interfaces import Appending, Destination, DestinationSession, Settled, Source, SourceSession
 from aimport.journal import Journal, RunArguments
 from aimport.limits import Limits
 from aimport.model import (
@@ -65,6 +65,10 @@ class Round:
     """Sessions that wrote at the same time."""
     answers_ms: tuple[float, ...] = field(default=(), repr=False)
     """How long each batch waited from being handed over to its answer."""
+    stages: Mapping[str, object] | None = None
+    """Where its time went (`stages.Stages.to_json`)."""
+    limited: str = ""
+    """What held it up, in words; "": too little to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,11 @@ class Trial:
     def used(self) -> int:
         """Connections that there were: a server, or its profile, may allow fewer."""
         return max(each.connections for each in self.rounds)
+
+    @property
+    def middle(self) -> Round:
+        """The round that stands for the others: of the median rate, or the next above it."""
+        return sorted(self.rounds, key=lambda each: each.messages / each.seconds)[len(self.rounds) // 2]
 
     def answer_ms(self, share: float) -> float | None:
         """The time within which this share of the batches was answered; None: nobody answers here."""
@@ -198,7 +207,11 @@ class _TimedSession:
 
     async def append(self, mailbox: Mailbox, batch: Batch) -> Appending:
         began = time.perf_counter()
-        return _TimedAppending(await self._inner.append(mailbox, batch), began, self._watch)
+        timed = _TimedAppending(await self._inner.append(mailbox, batch), began, self._watch)
+        if isinstance(timed.inner, Settled):  # it has its answer, and says of itself what took its time
+            await timed.outcomes()
+            return timed.inner
+        return timed
 
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return await self._inner.list_mailboxes()
@@ -271,6 +284,7 @@ async def measure(trip: Trip, *, connections: int, messages: int, journals: Path
         began, cpu_s = time.perf_counter(), time.process_time()
         result = await import_user(job, run)
         seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_s
+        found, stages = run.stages.finding(), run.stages.to_json()
     finally:
         await journal.close(finished=True)
     if result.imported != messages or result.status != "done":
@@ -284,6 +298,8 @@ async def measure(trip: Trip, *, connections: int, messages: int, journals: Path
         cpu_s=cpu_s,
         peak_octets=peak_octets(),
         connections=timed.watch.most,
+        stages=stages,
+        limited=str(found or ""),
         answers_ms=() if trip.to.scheme == "memory" else tuple(timed.watch.answers_ms),
     )
 
