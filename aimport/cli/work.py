@@ -276,8 +276,8 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
             and all(result.status in FINISHED for result in results)
         )
         try:
-            journal.keep_stages(run.stages.to_json())
             await journal.close(finished=finished)
+            journal.keep_stages(run.stages.to_json())
         except JournalError as failure:
             ending.failure = ending.failure or failure
         return ending, results

@@ -358,6 +358,28 @@ async def test_a_killed_server_is_started_again(reachable: Path) -> None:
             pass
 
 
+async def test_sessions_with_the_same_rights_read_what_each_has_selected(reachable: Path) -> None:
+    """All mailboxes of a system with one owner lie in the hands of few children, many users at a time."""
+    stores = Stores()
+    names = [f"bob{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        samples = sample.account(name, seed=5, messages=20 + number, mailboxes=(("INBOX",),))
+        sample.write_maildir(reachable / name, samples)
+        give(reachable / name, BOB)
+
+    async def select_and_read(name: str) -> None:
+        async with stores.source(endpoint(reachable / name)).open() as session:
+            for _ in range(10):
+                selection = await session.select(INBOX)
+                read = [item.key async for items in session.messages(selection, skip=()) for item in items]
+                assert sorted(read) == sorted(selection.keys)
+                assert len(read) == 20 + names.index(name)
+
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(select_and_read, name)
+
+
 async def test_a_session_that_is_cancelled_has_ended_there_as_well(reachable: Path) -> None:
     fill(reachable, "bob", 400)
     stores = Stores()
