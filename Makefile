@@ -51,6 +51,10 @@ bench: servers
 	@$(BIN)/python -m bench.journal_cost
 	@$(BIN)/python -m bench.selecting
 	@$(BIN)/python -m bench.dbox
+	@$(BIN)/python -m bench.workers
+	@$(BIN)/python -m bench.limits
+	@$(BIN)/python -m bench.stages_cost
+	@$(BIN)/python -m bench.users_scale
 
 bench-quick: servers
 	@$(BIN)/python -m bench --quick
@@ -58,6 +62,10 @@ bench-quick: servers
 	@$(BIN)/python -m bench.journal_cost --rounds 1 --messages 250
 	@$(BIN)/python -m bench.selecting --quick
 	@$(BIN)/python -m bench.dbox --quick
+	@$(BIN)/python -m bench.workers --quick
+	@$(BIN)/python -m bench.limits --quick
+	@$(BIN)/python -m bench.stages_cost --rounds 1
+	@$(BIN)/python -m bench.users_scale --quick
 
 clean:
 	@rm -rf .venv .venv-bootstrap .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

@@ -15,14 +15,18 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from aimport.errors import AimportError, ConnectionLost, Unavailable
-from aimport.interfaces import Destination, Source
+from aimport.daily import Day, Direction, Ledger
+from aimport.errors import AimportError, ConnectionLost, DailySpent, Unavailable
+from aimport.interfaces import Destination, DestinationSession, Source, SourceSession
 from aimport.journal import Journal, LaneLog, UserLog
 from aimport.limits import ByteBudget, HostLimits, Limits
 from aimport.mapping import Naming
 from aimport.merging import Merge
 from aimport.model import Endpoint, Mailbox, MessageKey, Order, Selection, UserJob
+from aimport.pacing import Throttles
 from aimport.query.query import Query
+from aimport.seats import Seats
+from aimport.stages import Stages
 from aimport.tally import Counters
 
 logger = logging.getLogger(__name__)
@@ -58,7 +62,14 @@ class Run:
     """`--exclude`, `--map`, `--special-use`."""
     repair: bool = False
     """`--repair on-reject`: a message that was refused is changed until it is taken, and that is recorded."""
+    throttles: Throttles = field(default_factory=Throttles)
+    """The rates that `stores` keep to."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """Octets that accounts have given and taken today."""
+    daily_wait: bool = True
+    """Whether users whose day is used up are waited for."""
     counters: Counters = field(default_factory=Counters)
+    stages: Stages = field(init=False, default_factory=Stages)
     stopping: bool = False
     """Set by the first SIGINT or SIGTERM: take no new work, let batches in flight finish."""
     gave_up: bool = False
@@ -71,6 +82,7 @@ class Run:
     """By user, source and destination mailbox: keys that were rejected in an earlier turn."""
     budget: ByteBudget = field(init=False)
     hosts: HostLimits = field(init=False)
+    seats: Seats = field(init=False)
 
     _accounts: WeakValueDictionary[str, anyio.Lock] = field(init=False, default_factory=WeakValueDictionary)
 
@@ -89,7 +101,11 @@ class Run:
 
     def __post_init__(self) -> None:
         self.budget = ByteBudget(self.limits.max_memory)
-        self.hosts = HostLimits(self.limits.connections_per_host)
+        limits = self.limits
+        self.seats = Seats(limits.users)
+        self.hosts = HostLimits(
+            limits.connections_per_host, first_wait_s=limits.retry_wait_s, down_s=limits.host_down_s
+        )
 
 
 @dataclass(slots=True)
@@ -171,14 +187,79 @@ class Account:
         self.cut_short = False
         """The run was stopped before all its mailboxes were looked at: there may be more than is known."""
         self.announced = False
+        self.source_host = self.destination_host = ""
+        """As the stores name them; "" for local ones."""
         self.dates: Counter[str] = Counter()
         """Messages stored with an INTERNALDATE that is a guess, by what it was taken from."""
+        self.days: dict[Direction, Day] = {}
+        """Where octets of a day are limited."""
+        self.spent: DailySpent | None = None
+        """A day is used up: this try ends in good order."""
+        self.spent_limit = 0
+        """Octets of that day."""
 
     def mailbox_failed(self, mailbox: str, error: AimportError) -> None:
         # Its trace would keep the messages that were under way, and their open files, until the user ends.
         error.__traceback__ = error.__context__ = error.__cause__ = None
         self.failures.append((mailbox, error))
         logger.warning("mailbox failed user=%s mailbox=%s error=%s", self.job.user, mailbox, error)
+
+    @property
+    def ends(self) -> bool:
+        """No new work is to be taken."""
+        return self.run.stopping or self.spent is not None
+
+    def keep_days(self, reader: SourceSession, writer: DestinationSession) -> None:
+        """Minds the octets of a day from now on, where a side has a limit."""
+        self.spent = None
+        sides: tuple[tuple[Direction, int, str], ...] = (
+            ("fetch", reader.limits.octets_per_day, self.job.source.identity),
+            ("append", writer.limits.octets_per_day, self.job.destination.identity),
+        )
+        for direction, limit, identity in sides:
+            if limit and direction not in self.days:
+                self.days[direction] = Day(self.run.ledger, identity, direction, limit)
+
+    async def may(self, direction: Direction, octets: int) -> bool:
+        """Whether so many may move today, and then they do; else `spent` says so.
+
+        Raises:
+            JournalError: it cannot be looked up.
+        """
+        day = self.days.get(direction)
+        if day is None or self.spent is not None:
+            return self.spent is None
+        wait_s = await day.take(octets)
+        if wait_s:
+            verb = "fetched" if direction == "fetch" else "appended"
+            self.spent = DailySpent(f"the {day.limit} octets that may be {verb} in 24 hours are used up", wait_s=wait_s)
+            self.spent_limit = day.limit
+        return not wait_s
+
+    def moves(self, direction: Direction, octets: int) -> None:
+        """So many move, whatever is left."""
+        if direction in self.days:
+            self.days[direction].use(octets)
+
+    def octets_left(self) -> int:
+        """Of what was selected and has not come to its end. Files may be asked for their sizes."""
+        return sum(
+            size
+            for work in self.works.values()
+            if not work.complete
+            for key, size in zip(work.selection.keys, work.selection.sizes, strict=True)
+            if key not in work
+        )
+
+    async def close_days(self) -> None:
+        """Gives back what of today was not used.
+
+        Raises:
+            JournalError
+        """
+        days, self.days = self.days, {}
+        for direction, day in days.items():
+            await day.close(under_way=direction == "fetch" and self.spent is not None)
 
     def damaged(self, mailbox: str, text: str, *, key: str = "") -> None:
         """Records a damage of the source that mail is taken from all the same, and tells it once."""

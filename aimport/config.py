@@ -29,7 +29,7 @@ _CHOICES: Final = {
     "source_auth": AUTH_MECHANISMS,
     "dest_auth": AUTH_MECHANISMS,
 }
-_SIZES: Final = frozenset({"source_daily_bytes"})
+_SIZES: Final = frozenset({"source_daily_bytes", "dest_daily_bytes"})
 _BOOLEANS: Final = {"yes": True, "true": True, "no": False, "false": False}
 
 
@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mailbox_list_drop_noselect: str = ""
     mailbox_list_utf8: str = ""
     mailbox_list_visible_escape_char: str = ""
+    mailbox_list_storage_escape_char: str = ""
     user_list: str = ""
     mail_home: str = ""
     mail_uid: str = ""
@@ -92,7 +93,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     logins_per_second: float = 0.0
     """New connections to one host a second; 0: no limit, or that of its profile."""
     source_daily_bytes: int = 0
-    """Octets a user may fetch a day; 0: no limit."""
+    dest_daily_bytes: int = 0
+    """Octets a user may fetch, or append, in 24 hours; 0: no limit, or that of the server's profile."""
+    daily_wait: bool = True
+    """Users whose day is used up are waited for, else they are left to `resume`."""
 
     def for_user(self, row: Mapping[str, str]) -> Settings:
         """These settings with the cells of one row of the user list over them; other cells are passed over.
@@ -123,7 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULTS: Final[dict[str, str | int | float | bool | None]] = dict(
     zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True)
 )
-PER_USER: Final = frozenset(DEFAULTS) - {"user_list", "first_valid_uid", "logins_per_second"}
+PER_USER: Final = frozenset(DEFAULTS) - {"user_list", "first_valid_uid", "logins_per_second", "daily_wait"}
 """Settings that a row of the user list may hold."""
 
 

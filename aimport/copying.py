@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -24,8 +24,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from aimport import octets, seams
 from aimport.account import LOSSES_ALONE, Account, Work
+from aimport.daily import WORTH
 from aimport.errors import AimportError, ConnectionLost, MailboxError, MessageUnreadable, ServerBug, widest
-from aimport.interfaces import Appending, DestinationSession, SourceSession
+from aimport.interfaces import Appending, DestinationSession, Settled, SourceSession
 from aimport.journal import LaneLog
 from aimport.limits import Lease, Limits
 from aimport.model import (
@@ -44,6 +45,8 @@ from aimport.model import (
 
 logger = logging.getLogger(__name__)
 
+AHEAD_OCTETS: Final = 3 * 1024 * 1024
+"""What a source may have been asked for and not have given yet, beside a large message."""
 COMMIT_GRACE_S: Final = 5.0
 SERVER_BUGS_IN_A_ROW: Final = 10  # arbitrary: so many are no fault of the messages
 CULPRITS_IN_A_ROW: Final = 3  # arbitrary: more than so many, of which the server says nothing, are none
@@ -65,6 +68,8 @@ class Sent:
     part: Sequence[Prepared]
     batch: Batch
     appending: Appending
+    at: float
+    """When it was handed over."""
 
 
 @dataclass(slots=True)
@@ -91,12 +96,16 @@ class Copy:
     read_mailbox ─▶ lists ─▶ Outlet, as a rule one
     """
 
-    def __init__(self, *, account: Account, work: Work, lane: LaneLog, wire: bool) -> None:
+    def __init__(self, *, account: Account, work: Work, lane: LaneLog, wire: bool, host: str) -> None:
         self.account = account
+        self.host = host
+        """Of the destination."""
         self.work = work
         self.lane = lane
         self.wire = wire
         self.lease: Lease = account.run.budget.lease()
+        self.stages = account.run.stages.lane(account.source_host, account.destination_host)
+        self.clock = account.run.stages.clock
         self.read_to_end = False
         self.ended = False
         """Nothing more is handed over; what is under way has its answers read."""
@@ -143,6 +152,10 @@ class Copy:
         user with it.
         """
         self._failure = self._failure or error
+        self.stop()
+
+    def stop(self) -> None:
+        """Hands nothing more over; that is no failure."""
         self.ended = True
         self._passing_on.cancel()
 
@@ -151,16 +164,49 @@ class Copy:
 
         After a wider failure what was read so far is still written.
         """
+        read, clock = self.stages.read, self.clock
         async with send:
             try:
-                async with aclosing(reader.messages(self.work.selection, skip=self.work)) as lists:
+                async with (
+                    self._asking_ahead(),
+                    aclosing(reader.messages(self.work.selection, skip=self.work)) as lists,
+                ):
+                    if not await self.account.may("fetch", 0):
+                        return
+                    began_s = clock()
                     async for items in lists:
-                        if not await self._pass_on(items, send) or self.account.run.stopping:
+                        read_s = clock()
+                        taken = await self._pass_on(items, send)
+                        if not taken or self.account.ends:
+                            return
+                        came = sum([len(each.body) for each in items if isinstance(each, Message)])
+                        more = await self.account.may("fetch", came)
+                        passed_s = clock()
+                        read.batches += 1
+                        read.busy_s += read_s - began_s
+                        read.waiting_s += passed_s - read_s
+                        began_s = passed_s
+                        if not more:
                             return
             except AimportError as error:
                 self._failure = self._failure or error
             else:
                 self.read_to_end = True
+
+    @asynccontextmanager
+    async def _asking_ahead(self) -> AsyncGenerator[None]:
+        """What is asked for ahead comes, whatever is decided meanwhile: of a day that is limited it must be left."""
+        day = self.account.days.get("fetch")
+        if day is None:
+            yield
+            return
+        largest = await anyio.to_thread.run_sync(partial(max, self.work.selection.sizes, default=0))
+        ahead = min(AHEAD_OCTETS + largest, day.limit // WORTH)
+        day.margin += ahead
+        try:
+            yield
+        finally:
+            day.margin -= ahead
 
     async def _pass_on(
         self, items: Sequence[Message | Unreadable], send: MemoryObjectSendStream[list[Message]]
@@ -255,22 +301,33 @@ class Outlet:
         self._turn = anyio.Lock()
         """Held while a batch is handed over, so that whoever holds it can let what is under way run out."""
         self._send, self._receive = anyio.create_memory_object_stream[Sent](limits.batches_ahead)
+        self._stages = copy.stages
+        self._clock = copy.clock
+        self._written_s: float | None = None
+        """When nothing more was to be handed over."""
 
     async def write(self) -> None:
         """Takes what the queue holds up to the batch limits, without waiting for more, and hands it over."""
         async with self._lists, self._send:
+            began_s = self._clock()
             try:
                 async for messages in self._lists:
+                    self._stages.read.held_s += self._clock() - began_s
                     for batch in cut(_drain(self._lists, messages, self._limits), self._limits):
                         if not await self._write(batch):
                             return
+                    began_s = self._clock()
             except MailboxError as error:
                 self._copy.end(error)
+            finally:
+                self._written_s = self._clock()
 
     async def _write(self, batch: Sequence[Message]) -> bool:
         """False: nothing more is to be handed over."""
+        began_s = self._clock()
         try:
             part = await prepare(batch, wire=self._copy.wire)
+            self._stages.prepare.hold(self._clock() - began_s)
         except MessageUnreadable as error:
             [message] = batch
             await self._copy.unreadable([Unreadable(key=message.key, code=error.code, text=str(error))])
@@ -292,10 +349,15 @@ class Outlet:
         return True
 
     async def _write_together(self, part: Sequence[Prepared]) -> bool:
+        began_s = self._clock()
         await self._room.acquire()
         async with self._turn:
+            self._stages.wait.held_s += self._clock() - began_s
             # Who reads the answers may have ended; his own error tells why, and what was handed over is in doubt.
             if self._copy.ended or not self._send.statistics().open_receive_streams:
+                return False
+            if not await self._copy.account.may("append", sum([each.fingerprint.size for each in part])):
+                self._copy.stop()
                 return False
             sent = await self._hand_over(part)
             try:
@@ -306,8 +368,11 @@ class Outlet:
 
     async def settle(self) -> None:
         """Waits for answers in order and commits them; what was refused in company goes again, in halves."""
+        wait = self._stages.wait
         async with self._receive:
+            began_s = self._clock()
             async for sent in self._receive:
+                wait.waiting_s += self._clock() - began_s
                 with self._work.suspects.watch():
                     try:
                         left = await self._next(sent)
@@ -316,6 +381,10 @@ class Outlet:
                                 await self._sort_out(left)
                     except MailboxError as error:
                         self._copy.end(error)
+                began_s = self._clock()
+                if self._written_s is not None:  # the sender has ended, and only answers are waited for
+                    wait.held_s += began_s - self._written_s
+                    self._written_s = began_s
 
     async def _next(self, sent: Sent) -> Left:
         try:
@@ -352,6 +421,7 @@ class Outlet:
             part, failures = parts.pop()
             wait_s = self._limits.retry_wait_s * min(failures, ServerBug.tries)
             await anyio.sleep(wait_s * seams.jitter())
+            self._copy.account.moves("append", sum([each.fingerprint.size for each in part]))
             left = await self._settle(await self._hand_over(part))
             if left.errors:
                 raise widest(left.errors)
@@ -424,6 +494,7 @@ class Outlet:
                 key=message.key, flags=message.flags, internal_date=message.internal_date, body=repair.body, wire=True
             )
             repaired = Repaired(steps=repair.steps, original=original, reason=reason[:TEXT_LIMIT])
+            self._copy.account.moves("append", len(repair.body))
             sent = await self._hand_over([Prepared(changed, octets.fingerprint(repair.body), held)], repaired)
             [answer] = await sent.appending.outcomes()
             if isinstance(answer, Appended):
@@ -443,14 +514,33 @@ class Outlet:
 
     async def _hand_over(self, part: Sequence[Prepared], repaired: Repaired | None = None) -> Sent:
         """Intent, then the octets."""
+        stages, clock = self._stages, self._clock
+        began_s = clock()
         batch = await self._lane.intent(
             [each.message for each in part], [each.fingerprint for each in part], repaired=repaired
         )
-        return Sent(part=part, batch=batch, appending=await self._writer.append(self._work.target, batch))
+        intended_s = clock()
+        stages.journal.hold(intended_s - began_s)
+        appending = await self._writer.append(self._work.target, batch)
+        took_s = clock() - intended_s
+        if isinstance(appending, Settled):
+            if appending.sync_s:
+                stages.sync.hold(appending.sync_s)
+            took_s -= appending.sync_s + appending.turn_s
+            stages.send.waiting_s += appending.turn_s
+            stages.send.held_s += appending.turn_s
+        stages.send.hold(took_s)
+        return Sent(part=part, batch=batch, appending=appending, at=seams.monotonic())
 
     async def _settle(self, sent: Sent) -> Left:
         """Records the answer to one batch; returns what has no end yet."""
+        began_s = self._clock()
         outcomes = await sent.appending.outcomes()
+        self._stages.wait.batches += 1
+        self._stages.wait.busy_s += self._clock() - began_s
+        self._run.hosts.appended(
+            self._copy.host, seams.monotonic() - sent.at, sum([each.size for each in sent.batch.fingerprints])
+        )
         left = Left()
         ended: list[tuple[Prepared, Appended | Rejected]] = []
         recorded: list[Outcome] = []
@@ -484,7 +574,11 @@ def _within(limits: Limits, known: ConnectionLimits) -> Limits:
     return replace(
         limits,
         batch_messages=min(limits.batch_messages, known.batch_messages or limits.batch_messages),
-        batch_octets=min(limits.batch_octets, known.batch_octets or limits.batch_octets),
+        batch_octets=min(
+            limits.batch_octets,
+            known.batch_octets or limits.batch_octets,
+            known.octets_per_day // WORTH or limits.batch_octets,
+        ),
     )
 
 

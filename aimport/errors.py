@@ -5,7 +5,8 @@
     ├── ConfigurationError      78  settings (before the run)
     ├── RunHeld                 69  another run holds the job or a destination user
     ├── JournalError                the run cannot remember what it does; run
-    │   └── JournalDamaged          a record in the middle does not match its checksum
+    │   ├── JournalDamaged          a record in the middle does not match its checksum
+    │   └── JournalBusy             a worker on another machine has it open, and no two may
     ├── DestinationFull             no space or read-only below the destination; run
     ├── ClusterLost                 scheduler or workers do not come back; run
     ├── MessageRefused              the destination refused this message; message
@@ -15,6 +16,8 @@
     │   ├── MailboxNameInvalid      the destination cannot hold that name
     │   └── MailboxChanged          UIDVALIDITY changed while it was read; try again
     ├── UserError                   this user cannot go on; user
+    │   ├── DailySpent              the account's octets of today are used up; goes on by itself
+    │   ├── HostDown                nobody can connect, for a long while now; resume when it is back
     │   ├── NoSuchUser          67
     │   ├── SourceMissing           the source does not exist
     │   ├── AccessRefused           file permissions
@@ -60,6 +63,9 @@ Refusal = Literal[
 Cause = Literal["", Refusal]
 """The refusal as far as the server's words tell; "" when they do not."""
 
+Whose = Literal["", "user", "address"]
+"""One account's, or that of all who come from our address."""
+
 
 class Scope(enum.IntEnum):
     """How much stops. Ordered: a wider failure ends what a narrower one would."""
@@ -96,6 +102,10 @@ class AimportError(Exception):
         """Seconds the server asked us to wait before the next try."""
         self.cause: Cause = cause
         """What about the message was refused; also of a lost connection that a message brought about."""
+        self.host = ""
+        """The host that said so, or could not be reached, as its connection limit is called."""
+        self.whose: Whose = ""
+        """Of a limit that was met: whose it is, as far as the server's words tell."""
 
     def __str__(self) -> str:
         return f"{self.text} ({self.hint})" if self.hint else self.text
@@ -130,6 +140,10 @@ class JournalError(AimportError):
 
 class JournalDamaged(JournalError):
     """A record does not match its checksum. The place and the repair are in the text."""
+
+
+class JournalBusy(JournalError):
+    """Another process has it open for itself alone."""
 
 
 class DestinationFull(AimportError):
@@ -198,6 +212,16 @@ class MailboxChanged(MailboxError):
 
 class UserError(AimportError):
     """This user cannot go on; the others can."""
+
+
+class DailySpent(UserError):
+    """What this account may give or take in a day is used up; `wait_s` is always set."""
+
+    retry = Retry.LATER
+
+
+class HostDown(UserError):
+    """The host of this user cannot be connected to, and was waited for as long as is reasonable."""
 
 
 class NoSuchUser(UserError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Final
 
 from aimport.errors import AimportError
@@ -28,11 +28,17 @@ Version = tuple[int, int, int]
 
 
 class Growing:
-    """Jobs of the users that are not `done`; iterated anew, it begins anew, with all that is known by then."""
+    """Jobs of the users that are not `done`; iterated anew, it begins anew, with all that is known by then.
 
-    def __init__(self, plan: Plan, done: Container[str] = frozenset()) -> None:
+    `biggest`: users who begin first, with their octets.
+    """
+
+    def __init__(
+        self, plan: Plan, done: Container[str] = frozenset(), biggest: Mapping[str, float] | None = None
+    ) -> None:
         self._plan = plan
         self._done = done
+        self._biggest = biggest or {}
         self._readings: list[Callable[[], Iterator[UserRow]]] = [plan.selection.rows]
         self._given = 0
         self._taken = Seen()
@@ -60,11 +66,18 @@ class Growing:
 
     def _more(self) -> Iterator[UserJob]:
         while self._given < len(self._readings):
-            rows = self._readings[self._given]()
+            reading = self._readings[self._given]
             self._given += 1
-            for job in jobs(self._plan, rows=rows, taken=self._taken):
+            for job in jobs(self._plan, rows=self._in_order(reading), taken=self._taken):
                 if job.user not in self._done:
                     yield job
+
+    def _in_order(self, reading: Callable[[], Iterator[UserRow]]) -> Iterator[UserRow]:
+        """As listed, but the biggest first, so that none of them is the only one at work in the end."""
+        big = self._biggest
+        if big:
+            yield from sorted((row for row in reading() if row.user in big), key=lambda row: -big[row.user])
+        yield from (row for row in reading() if row.user not in big)
 
     def version(self) -> Version | None:
         """Which file it is now, its size and when it was changed; None: it cannot be read again, or is not there."""
@@ -84,7 +97,7 @@ class Growing:
         self._read = self.version() or self._read
         try:
             users = check_users(self._path, form=self._plan.request.list_format, copy=True)
-        except AimportError as error:
+        except (AimportError, OSError) as error:
             logger.warning("user list read again and not taken: %s", error)
             return 0
         mask = self._plan.selection.mask

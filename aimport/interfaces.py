@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Container, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from aimport.model import (
     Batch,
@@ -106,6 +106,10 @@ class Settled:
     """The `Appending` of a store that has its answer when `append` returns."""
 
     known: Sequence[Outcome]
+    sync_s: float = 0.0
+    """Of the time of `append`: what it waited for the disk to have it for sure."""
+    turn_s: float = 0.0
+    """What it waited for others that write to the same disk."""
 
     async def outcomes(self) -> Sequence[Outcome]:
         return self.known
@@ -193,6 +197,22 @@ class DestinationSession(Protocol):
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         """By what a stored message is recognised in a `Survey`; "": only its octets tell."""
+        ...
+
+
+@runtime_checkable
+class Removing(Protocol):
+    """A destination session that can take away what was made for a test (`aimport bench`). No import does."""
+
+    async def remove_mailbox(self, mailbox: Mailbox) -> None:
+        """Removes `mailbox` with all its messages for good. One that is not there is success.
+
+        Those below it are removed before: some servers refuse a mailbox that has any.
+
+        Raises:
+            MailboxError: it is the INBOX, or the store refuses.
+            ConnectionLost
+        """
         ...
 
 

@@ -46,8 +46,8 @@ KEYS: Final = PATH_KEYS | {
     "NO-NOSELECT",
     "NO-FS-VALIDATION",
 }
-OWN_KEYS: Final = {"DIALECT": ("mbox",), "SUFFIX": ("mbox",), "ROOT": ("zip", "tar")}
-"""Keys that Dovecot does not have, with their schemes."""
+OWN_KEYS: Final = {"DIALECT": ("mbox",), "SUFFIX": ("mbox",), "ROOT": ("zip", "tar"), "ESCAPECHAR": ("maildir",)}
+r"""Keys that Dovecot does not have, with their schemes; what is ESCAPECHAR here, its plug-in listescape has as `\`."""
 SETTING_KEYS: Final = {
     "mail_inbox_path": "INBOX",
     "mail_index_path": "INDEX",
@@ -65,6 +65,7 @@ SETTING_KEYS: Final = {
     "mailbox_list_drop_noselect": "NO-NOSELECT",
     "mailbox_list_utf8": "UTF-8",
     "mailbox_list_visible_escape_char": "BROKENCHAR",
+    "mailbox_list_storage_escape_char": "ESCAPECHAR",
 }
 """The settings that Dovecot 2.4 has in place of keys; they may also stand where a key stands."""
 _SWITCHES: Final = frozenset({"ITERINDEX", "NO-NOSELECT", "UTF-8"})
@@ -252,7 +253,7 @@ def _option(scheme: str, text: str, expanded: Expanded, variables: Variables, sh
     if key == "LAYOUT" and value.lower() not in (layout.lower() for layout in LAYOUTS):
         hint = nearest(value, LAYOUTS) or f"there are {', '.join(LAYOUTS)}"
         raise ConfigurationError(f"{shown}: unknown LAYOUT {value!r}", hint=hint)
-    if key == "BROKENCHAR" and len(value) != 1:
+    if key in ("BROKENCHAR", "ESCAPECHAR") and len(value) != 1:
         raise ConfigurationError(f"{shown}: {written} is one character, not {value!r}")
     if key in PATH_KEYS and value and not (key == "INDEX" and value == "MEMORY"):
         value = _path(part, expanded, variables, shown)
@@ -432,6 +433,7 @@ def _with_login(
         tls_cert=expand(its_cert, variables),
         profile=getattr(settings, f"{prefix}_profile") or settings.profile,
         compress=getattr(settings, f"{prefix}_compress"),
+        daily_octets=getattr(settings, f"{prefix}_daily_bytes"),
         trust_search=side == "source" and settings.trust_server_search,
     )
 

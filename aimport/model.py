@@ -91,6 +91,8 @@ class Endpoint:
     """A server's SEARCH is asked for texts too, though it may compare them otherwise (`trust_server_search`)."""
     compress: Literal["auto", "yes", "no"] = "auto"
     """COMPRESS=DEFLATE (RFC 4978); "auto": when the link proves slow."""
+    daily_octets: int = 0
+    """What may be fetched from it, or appended to it, in 24 hours; 0: what its server's profile says."""
     command: tuple[str, ...] = field(default=(), repr=False)
     """Words of a `tunnel:`; those after the first may be secrets."""
     rights: Rights | None = None
@@ -158,6 +160,8 @@ class ConnectionLimits:
     batch_messages: int = 0
     batch_octets: int = 0
     """Largest batch that is handed over; 0: ours."""
+    octets_per_day: int = 0
+    """Of this account, in the direction of the session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

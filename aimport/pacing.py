@@ -113,13 +113,20 @@ class Throttles:
         clock: Callable[[], float] = seams.monotonic,
     ) -> None:
         """0: no limit."""
-        self._octets = octets_per_second
-        self._messages = messages_per_second
-        self._logins = logins_per_second
+        self._rates = (octets_per_second, messages_per_second, logins_per_second)
+        self._octets, self._messages, self._logins = self._rates
         self._clock = clock
+        self.processes = 1
+        """Among so many the rates are shared out (`pickle`)."""
+        self._sharing = 1
+        """So many have these rates and others like them."""
         self._hosts: dict[str, Throttle] = {}
         self._accounts: WeakValueDictionary[tuple[str, str], Pace] = WeakValueDictionary()
         """Each lives as long as a session of its account does."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Each of several processes has its share."""
+        return _share, (self.processes, *(rate / self.processes for rate in self._rates))
 
     def of(self, host: str) -> Throttle:
         throttle = self._hosts.get(host)
@@ -145,8 +152,15 @@ class Throttles:
     def know_logins(self, host: str, per_second: float) -> None:
         """A host is known to take so many logins a second; what was asked for holds where it is less."""
         throttle = self.of(host)
+        per_second /= self._sharing
         if per_second and (throttle.logins is None or throttle.logins.per_second > per_second):
             throttle.logins = Pace(per_second, self._clock)
 
     def _pace(self, per_second: float) -> Pace | None:
         return Pace(per_second, self._clock) if per_second else None
+
+
+def _share(processes: int, octets: float, messages: float, logins: float) -> Throttles:
+    throttles = Throttles(octets_per_second=octets, messages_per_second=messages, logins_per_second=logins)
+    throttles._sharing = processes
+    return throttles

@@ -28,10 +28,12 @@ from aimport import reconcile, seams
 from aimport.account import Account, Run, Work
 from aimport.auditing import audit
 from aimport.copying import COMMIT_GRACE_S, Copy
+from aimport.daily import DAY_S
 from aimport.errors import (
     AccessRefused,
     AimportError,
     ConnectionLost,
+    DailySpent,
     DestinationNotEmpty,
     JournalError,
     LoginRefused,
@@ -42,7 +44,7 @@ from aimport.errors import (
     Retry,
     Scope,
     Status,
-    TooManyConnections,
+    Unavailable,
     UserError,
     widest,
 )
@@ -66,7 +68,9 @@ from aimport.model import (
 from aimport.names import INBOX
 from aimport.query.query import Query
 from aimport.results import UserResult
+from aimport.seats import another_lane, rest
 from aimport.secret import hush
+from aimport.tally import shown_time
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +103,8 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
         if job.error:
             raise unready(job)
         async with run.alone(job.destination.identity):
-            log = await run.journal.begin_user(job.user, job.destination.identity)
+            with run.stages.holding("journal"):
+                log = await run.journal.begin_user(job.user, job.destination.identity)
             account = Account(job, log, run)
             await _try_until_done(account)
     except AimportError as error:
@@ -123,8 +128,9 @@ async def import_user(job: UserJob, run: Run) -> UserResult:
         with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
             await run.journal.finish_user(job.user, result)
         return result
-    with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+    with anyio.move_on_after(COMMIT_GRACE_S, shield=True), run.stages.holding("journal"):
         await run.journal.finish_user(job.user, result)
+    run.hosts.forget(job.user)
     if failure is not None and failure.scope is Scope.RUN:
         run.counters.user_ended(job.user, failed=True)
         raise failure
@@ -160,24 +166,40 @@ async def _try_until_done(account: Account) -> None:
     limits = run.limits
     known = account.progress()
     idle = 0
+    pause_s = 0.0  # here and not in stamina, so that another user has the seat meanwhile
     # What `retry_context` is made of is a cycle: the lists of an account would stay until the collector comes by.
     progress_of = weakref.WeakMethod(account.progress)
 
     def wait_s(error: Exception) -> bool | float:
-        nonlocal known, idle
+        nonlocal known, idle, pause_s
         counted = progress_of()
         assert counted is not None, "the account is in the middle of its try"
         progress = counted()
         idle = 1 if progress > known else idle + 1
         known = progress
-        if run.stopping or idle >= limits.attempts or not worth_retrying(error):
+        if run.stopping or not worth_retrying(error):
             return False
         assert isinstance(error, AimportError)
-        doubled = min(limits.retry_wait_s * 2.0 ** (idle - 1), MAX_RETRY_WAIT_S)
-        return max(error.wait_s, doubled * seams.jitter())
+        if isinstance(error, DailySpent):
+            idle = 0
+            pause_s = error.wait_s
+            return run.daily_wait and 0.0
+        if run.hosts.is_down(error.host):
+            idle -= 1  # who waits for its host has not tried
+            pause_s = 0.0
+        elif idle >= limits.attempts:
+            return False
+        else:
+            doubled = min(limits.retry_wait_s * 2.0 ** (idle - 1), MAX_RETRY_WAIT_S)
+            pause_s = max(error.wait_s, doubled * seams.jitter())
+        return 0.0
 
     async for attempt in stamina.retry_context(on=wait_s, attempts=None, timeout=None):
         with attempt:
+            if pause_s:
+                with run.counters.waits(account.job.user, pause_s):
+                    await rest(pause_s)
+                pause_s = 0.0
             if run.stopping:
                 account.cut_short = True
                 return
@@ -200,18 +222,37 @@ async def _copy_account(account: Account) -> None:
     account.failures.clear()
     account.try_began = anyio.current_time()
     source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
-    async with (
-        run.hosts.hold((source.host, destination.host)),
-        opened(source, run) as reader,
-        opened(destination, run) as writer,
-    ):
-        await _select_all(account, reader, writer)
-        works = [work for work in account.works.values() if not work.complete]
-        works.sort(key=lambda work: len(work.selection.keys), reverse=True)
-        await _run_lanes(account, works, source, destination, reader, writer)
+    account.source_host, account.destination_host = source.host, destination.host
+    began_s = run.stages.clock()
+    async with run.hosts.hold((source.host, destination.host)):
+        crowded = run.stages.meter("connect", destination.host or source.host)
+        crowded.crowded_s += run.stages.clock() - began_s
+        async with opened(source, run, job.user) as reader, opened(destination, run, job.user) as writer:
+            account.keep_days(reader, writer)
+            try:
+                await _select_all(account, reader, writer)
+                works = [work for work in account.works.values() if not work.complete]
+                works.sort(key=lambda work: len(work.selection.keys), reverse=True)
+                await _run_lanes(account, works, source, destination, reader, writer)
+            finally:
+                with anyio.move_on_after(COMMIT_GRACE_S, shield=True):
+                    await account.close_days()
     again = [error for _, error in account.failures if error.retry is Retry.LATER]
+    if account.spent is not None:
+        await _tell_spent(account, account.spent)
+        raise account.spent
     if again:
         raise widest(again)
+
+
+async def _tell_spent(account: Account, spent: DailySpent) -> None:
+    """Says until when a user waits whose day is used up, and when all of it will be there."""
+    left = await anyio.to_thread.run_sync(account.octets_left)
+    again_us = seams.now_us() + int(spent.wait_s * 1e6)
+    ends_us = again_us + max(0, (left - 1) // account.spent_limit) * DAY_S * 1_000_000
+    spent.hint = f"goes on after {shown_time(again_us)}; for {left} more octets about until {shown_time(ends_us)}"
+    account.run.counters.ends[account.job.user] = ends_us
+    logger.warning("user has used up today user=%s error=%s", account.job.user, spent)
 
 
 S = TypeVar("S", SourceSession, DestinationSession)
@@ -227,10 +268,8 @@ class Store(Protocol[S_co]):
 
 
 @asynccontextmanager
-async def opened(store: Store[S], run: Run, *, first: bool = True) -> AsyncGenerator[S]:
-    """A session; what its host refused or allowed is learnt for all users.
-
-    That a user's second connection is refused may be a limit of that user: it lowers nothing.
+async def opened(store: Store[S], run: Run, user: str) -> AsyncGenerator[S]:
+    """A session of `user`; what its host refused, allowed or said at the end is learnt for all users.
 
     Raises:
         LoginRefused: also unasked, when a host has refused many users one after the other.
@@ -241,20 +280,26 @@ async def opened(store: Store[S], run: Run, *, first: bool = True) -> AsyncGener
             f"{host}: not tried, for it refused the last {LOGINS_REFUSED} logins one after the other",
             hint="check the credentials, then resume",
         )
-    async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as left, AsyncExitStack() as stack:
         try:
-            session = await stack.enter_async_context(store.open())
+            with run.stages.holding("connect", host):
+                session = await stack.enter_async_context(store.open())
         except LoginRefused:
             hosts.refused_login(host)
             raise
-        except TooManyConnections:
-            if first:
-                logger.warning("connections lowered host=%s connections=%d", host, hosts.refused_connection(host))
+        except ConnectionLost as error:
+            error.host = host
+            hosts.failed(host, user, error)
             raise
-        hosts.logged_in(host)
+        hosts.logged_in(host, user)
+        left.callback(hosts.left, host, user)
         if host and session.limits.per_address:
             hosts.allow(host, session.limits.per_address)
-        yield session
+        try:
+            yield session
+        except Unavailable as error:
+            hosts.heed(host, user, error)
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +362,8 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
     job, run = account.job, account.run
     if run.merge is not None and run.merge.way == "require-empty" and not account.log.lanes:  # a lane: mail of ours
         await demand_empty(writer)
-    mapped = await map_mailboxes(job, run, reader, writer, account.log.lanes)
+    with run.stages.holding("list", account.source_host):
+        mapped = await map_mailboxes(job, run, reader, writer, account.log.lanes)
     targets = mapped.targets
     for name in mapped.missing if run.last_turn else ():
         account.mailbox_failed(name, MailboxNotFound("no such mailbox at the source", named=True))
@@ -332,7 +378,8 @@ async def _select_all(account: Account, reader: SourceSession, writer: Destinati
             account.cut_short = True
             return
         try:
-            selection = await selector.select(mailbox)
+            with run.stages.holding("list", account.source_host):
+                selection = await selector.select(mailbox)
         except MailboxError as error:
             account.mailbox_failed(mailbox.name, error)
             continue
@@ -403,7 +450,7 @@ async def _run_lanes(
             tasks.start_soon(_run_lane, account, receive.clone(), destination, reader, writer)
             allowed = [each.limits.per_user for each in (reader, writer) if each.limits.per_user]
             for _ in range(min(run.limits.connections_per_user, busy, *allowed) - 1):
-                held = run.hosts.try_hold((source.host, destination.host))
+                held = run.hosts.try_hold((source.host, destination.host), account.job.user)
                 if held is None:
                     break
                 tasks.start_soon(_run_extra_lane, account, receive.clone(), source, destination, held)
@@ -435,9 +482,10 @@ async def _run_extra_lane(
     try:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(receive)
+            await stack.enter_async_context(another_lane())
             try:
-                reader = await stack.enter_async_context(opened(source, run, first=False))
-                writer = await stack.enter_async_context(opened(destination, run, first=False))
+                reader = await stack.enter_async_context(opened(source, run, account.job.user))
+                writer = await stack.enter_async_context(opened(destination, run, account.job.user))
             except ConnectionLost as error:  # couriertcpd closes one connection too many without a word
                 logger.info("lane given up user=%s error=%s", account.job.user, error)
                 return
@@ -456,7 +504,7 @@ async def _run_lane(
     """One source session, one destination session, one mailbox at a time. Mailbox failures end here."""
     async with receive:
         async for work in receive:
-            if account.run.stopping:
+            if account.ends:
                 return
             try:
                 await _copy_mailbox(account, work, destination, reader, writer)
@@ -468,10 +516,13 @@ async def _copy_mailbox(
     account: Account, work: Work, destination: Destination, reader: SourceSession, writer: DestinationSession
 ) -> None:
     """Copies what the journal does not call done, and looks whether it is there; what is not, once more."""
+    looking = account.run.stages.holding
     if work.lane is not None and work.lane.open_batches:
-        await _settle(account, work, work.lane, writer)
+        with looking("look", account.destination_host):
+            await _settle(account, work, work.lane, writer)
     if account.run.skip_existing and work.open_keys():
-        await skip_existing(account, work, reader, writer)
+        with looking("look", account.destination_host):
+            await skip_existing(account, work, reader, writer)
     for more in range(COPIES - 1, -1, -1):
         if work.open_keys() and not await _copy(account, work, destination, reader, writer):
             return
@@ -480,7 +531,8 @@ async def _copy_mailbox(
         if account.run.stopping:
             account.cut_short = True
             return
-        lost = await audit(account, work, work.lane, writer)
+        with looking("look", account.destination_host):
+            lost = await audit(account, work, work.lane, writer)
         if not lost:
             break
         if not more:
@@ -515,16 +567,17 @@ async def _copy(
     account: Account, work: Work, destination: Destination, reader: SourceSession, writer: DestinationSession
 ) -> bool:
     """One pass over what is not done; the mailbox is created when the first message is due. False: the run stops."""
-    await writer.create_mailbox(work.target, subscribe=account.run.subscribe)
+    with account.run.stages.holding("look", account.destination_host):
+        await writer.create_mailbox(work.target, subscribe=account.run.subscribe)
+        position = await writer.position(work.target) if work.lane is None else None
     if work.lane is None:
-        position = await writer.position(work.target)
         if position is None:
             raise MailboxNotFound(f"mailbox {work.target.name!r} is missing right after it was created")
         work.lane = await account.log.lane(work.source.name, work.target.name, position)
-    copy = Copy(account=account, work=work, lane=work.lane, wire=destination.wire)
+    copy = Copy(account=account, work=work, lane=work.lane, wire=destination.wire, host=destination.host)
     async with AsyncExitStack() as stack:
         await copy.run(reader, [writer, *await _more_writers(account, work, destination, writer, stack)])
-    return copy.read_to_end
+    return copy.read_to_end and not copy.ended
 
 
 async def _more_writers(
@@ -537,12 +590,13 @@ async def _more_writers(
         return writers
     share = (writer.limits.per_user or CONNECTIONS_TO_WAIT) // run.limits.connections_per_user
     wanted = min(share, MAX_OUTLETS, work.open_keys() // MESSAGES_AN_OUTLET) - 1
-    while len(writers) < wanted and (held := run.hosts.try_hold((destination.host,))) is not None:
+    user = account.job.user
+    while len(writers) < wanted and (held := run.hosts.try_hold((destination.host,), user)) is not None:
         stack.callback(run.hosts.release, held)
         try:
-            writers.append(await stack.enter_async_context(opened(destination, run, first=False)))
+            writers.append(await stack.enter_async_context(opened(destination, run, user)))
         except ConnectionLost as error:
-            logger.info("connection given up user=%s error=%s", account.job.user, error)
+            logger.info("connection given up user=%s error=%s", user, error)
             break
     return writers
 
@@ -725,8 +779,8 @@ async def plan_user(job: UserJob, run: Run) -> PlannedUser:
         source, destination = run.stores.source(job.source), run.stores.destination(job.destination)
         async with (
             run.hosts.hold((source.host, destination.host)),
-            opened(source, run) as reader,
-            opened(destination, run) as writer,
+            opened(source, run, job.user) as reader,
+            opened(destination, run, job.user) as writer,
         ):
             if run.merge is not None and run.merge.way == "require-empty":
                 try:

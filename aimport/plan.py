@@ -20,7 +20,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from aimport.config import DEFAULTS, Settings
+from aimport.config import Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.location import parse_location, split_location, system_home, with_attachments
 from aimport.mapping import Naming, parse_rule
@@ -36,7 +36,6 @@ from aimport.variables import Variables, expand, wildcard
 
 logger = logging.getLogger(__name__)
 
-LATER_SETTINGS: Final = ("source_daily_bytes",)
 _SAMPLES: Final = ("sample1@one.example.org", "sample2@two.example.org")
 """Users that stand for all when templates are tried out."""
 _SAMPLE_CELLS: Final = {
@@ -137,7 +136,6 @@ def make_plan(
         exclude=request.exclude, rules=tuple(map(parse_rule, request.rules)), special_use=request.special_use
     )
     selection = choose_users(request, settings, environ, stdin=stdin, copy_list=copy_list)
-    _refuse_later(settings, selection)
     source_row = None
     if request.source_user is not None:
         if not request.source_user:
@@ -208,14 +206,6 @@ def destination_of(settings: Settings) -> str:
     return split_location(settings) or settings.mail_location
 
 
-def _refuse_later(settings: Settings, selection: Selection) -> None:
-    """Settings that a later version obeys: they are not passed over in silence."""
-    columns = frozenset(selection.users.columns) if selection.users else frozenset[str]()
-    for name in LATER_SETTINGS:
-        if getattr(settings, name) != DEFAULTS[name] or name in columns:
-            raise ConfigurationError(f"{name}: not yet supported", hint="leave it out")
-
-
 def choose_users(
     request: Request,
     settings: Settings,
@@ -237,6 +227,8 @@ def choose_users(
         users = check_users(source, stdin=stdin, form=request.list_format, copy=copy_list)
         for note in users.notes:
             logger.warning("user list: %s: %s", users.name, note)
+        if users.left_out:
+            logger.warning("user list: %s: %d rows are left out, as it says itself", users.name, users.left_out)
     elif request.list_format is not None:
         raise UsageError("--list-format without a list", hint="give it with -F FILE or set user_list")
     name = request.user

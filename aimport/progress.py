@@ -6,13 +6,14 @@ Reads `Counters` alone. Never more than 12 live rows: a thousand cost 428 ms a r
 from __future__ import annotations
 
 import sys
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 
 from aimport.report import printable
-from aimport.tally import Counters
+from aimport.tally import Counters, shown_time
 
 if TYPE_CHECKING:
     from aimport.account import Run
@@ -37,10 +38,13 @@ def choose(style: Style) -> Progress | None:
 
 async def show_lines(run: Run) -> None:
     """One plain line every 10 s on stderr, until cancelled or nobody is there to read it."""
+    since = run.stages.mark()
     with suppress(OSError):
         while True:
             await anyio.sleep(PLAIN_EVERY_S)
-            sys.stderr.write(line(run.counters) + "\n")
+            finding, since = run.stages.finding(since), run.stages.mark()
+            limited = f", {printable(finding.brief)}" if finding is not None else ""
+            sys.stderr.write(f"{line(run.counters)}{limited}\n")
             sys.stderr.flush()
 
 
@@ -51,10 +55,14 @@ async def show_bars(run: Run) -> None:
     from rich.text import Text
 
     console = Console(stderr=True)
+    marks = deque([run.stages.mark()], maxlen=round(PLAIN_EVERY_S / BAR_EVERY_S))
     with suppress(OSError), Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
         while True:
-            live.update(Text("\n".join(rows(run.counters)), overflow="ellipsis", no_wrap=True), refresh=True)
+            finding = run.stages.finding(marks[0])
+            shown = [*rows(run.counters), *([f"  {printable(str(finding))}"] if finding is not None else [])]
+            live.update(Text("\n".join(shown), overflow="ellipsis", no_wrap=True), refresh=True)
             await anyio.sleep(BAR_EVERY_S)
+            marks.append(run.stages.mark())
 
 
 def rows(counters: Counters) -> list[str]:
@@ -75,6 +83,10 @@ def line(counters: Counters) -> str:
     )
     if counters.users_failed:
         text += f", {counters.users_failed} users failed"
+    if counters.waiting:
+        text += f", {len(counters.waiting)} users wait, the first until {shown_time(min(counters.waiting.values()))}"
+    if counters.ends:
+        return f"{text}, all is done about {shown_time(max(counters.ends.values()))}"
     left = counters.found - counters.messages
     if counters.messages and left > 0:
         text += f", ETA {duration(left * counters.elapsed_s / counters.messages)} for users begun"

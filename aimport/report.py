@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 from aimport.results import RunReport, Totals, UserResult
+from aimport.stages import HEADINGS
 
 if TYPE_CHECKING:
     from aimport.verify import Verified
@@ -61,6 +62,18 @@ def write_verified(verified: Sequence[Verified], totals: Verified, out: TextIO, 
     last = _checked(f"{len(verified)} users", "", totals, "")
     more = f"... and {len(users) - limit} more (aimport verify --json)" if len(users) > limit else ""
     _write(CHECKED, rows, last, more, out, out.isatty())
+
+
+def write_stages(rows: Sequence[Sequence[str]], out: TextIO) -> None:
+    """What the stages of a run took, those that held it up most first: names on the left, numbers on the right."""
+    lines = [HEADINGS, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        out.write("  ".join(cells).rstrip() + "\n")
 
 
 def _checked(name: str, status: str, counts: Verified, error: str) -> tuple[str, ...]:

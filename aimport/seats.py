@@ -1,6 +1,6 @@
 """Who works and who only waits: `--users` seats, given back by those who have nothing to do for a while.
 
-    worker ── taken() ──▶ seat ── rest(), aside() ──▶ given back, and taken again when the waiting is over
+    worker ── take() ──▶ seat ── rest(), aside() ──▶ given back, and taken again when the waiting is over
 
 A user waits for a host that is full or down, for the time that a server asked for, or for tomorrow: another one
 has its seat meanwhile. The seat is found through a context variable, so that whoever waits, however deep, need not
@@ -9,8 +9,8 @@ know of it. A user with several lanes has given its seat back when all of them w
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Final
 
@@ -26,26 +26,24 @@ class Seats:
     def __init__(self, users: int) -> None:
         self._free = anyio.Semaphore(users)
         self.at_work = 0
-
-    @asynccontextmanager
-    async def taken(self) -> AsyncGenerator[None]:
-        """Waits for a seat, in order."""
-        seat = Seat(self)
-        await seat.take()
-        token = _SEAT.set(seat)
-        try:
-            yield
-        finally:
-            _SEAT.reset(token)
-            seat.leave()
+        self._idle = anyio.Event()
 
     async def take(self) -> None:
+        """Waits for a seat, in order."""
         await self._free.acquire()
         self.at_work += 1
 
     def give(self) -> None:
         self.at_work -= 1
         self._free.release()
+        if not self.at_work:
+            self._idle.set()
+
+    async def until_nobody_works(self) -> None:
+        """Waits until those who are left only wait."""
+        while self.at_work:
+            self._idle = anyio.Event()
+            await self._idle.wait()
 
 
 class Seat:
@@ -75,6 +73,16 @@ class Seat:
             self._seats.give()
         return True
 
+    @contextmanager
+    def used(self) -> Generator[None]:
+        """What this task does is done in this seat, which was taken before."""
+        token = _SEAT.set(self)
+        try:
+            yield
+        finally:
+            _SEAT.reset(token)
+            self.leave()
+
 
 _SEAT: ContextVar[Seat | None] = ContextVar("seat", default=None)
 
@@ -95,7 +103,7 @@ async def another_lane() -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def aside() -> AsyncGenerator[None]:
-    """While this lane waits: its seat is another user's. Outside of `Seats.taken` there is none to give."""
+    """While this lane waits: its seat is another user's. Outside of `Seat.used` there is none to give."""
     seat = _SEAT.get()
     if seat is None or not seat.leave():
         yield

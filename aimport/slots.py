@@ -13,7 +13,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,9 @@ import anyio
 import anyio.to_thread
 
 from aimport import seams
-from aimport.limits import HostLimits
+from aimport.hosts import PROBE_S
+from aimport.limits import HostLimits, Reached
+from aimport.seats import aside
 
 FIRST_WAIT_S: Final = 0.02
 LONGEST_WAIT_S: Final = 0.25
@@ -69,17 +72,25 @@ class Slots:
         return self._held.get(host, 0) > 0
 
     def most(self, host: str) -> int:
-        """How many connections the host is known to take from all of us."""
+        """How many connections the host is known to take from all of us; one more each time long after a refusal."""
+        path = self._place(host) / "most"
         with suppress(FileNotFoundError, ValueError):
-            return max(1, int((self._place(host) / "most").read_bytes()))
+            known = max(1, int(path.read_bytes()))
+            if known < self._per_host and seams.now_us() - path.stat().st_mtime_ns // 1000 > PROBE_S * 1_000_000:
+                known += 1
+                self._keep(path, known)
+            return min(known, self._per_host)
         return self._per_host
 
     def allow(self, host: str, connections: int) -> None:
         """No more than so many from now on."""
         if connections < self.most(host):
-            handle = self._open(self._place(host) / "most")
-            os.pwrite(handle, b"%08d" % connections, 0)
-            os.close(handle)
+            self._keep(self._place(host) / "most", connections)
+
+    def _keep(self, path: Path, connections: int) -> None:
+        handle = self._open(path)
+        os.pwrite(handle, b"%08d" % connections, 0)
+        os.close(handle)
 
     def in_use(self, host: str) -> int:
         """By all processes."""
@@ -153,11 +164,12 @@ class Slots:
 
 
 class SharedHosts(HostLimits):
-    """As `HostLimits`, over all processes of a run."""
+    """As `HostLimits`, over all processes of a run. What a host refuses is learnt by all at once."""
 
-    def __init__(self, per_host: int, slots: Slots) -> None:
-        super().__init__(per_host)
+    def __init__(self, per_host: int, slots: Slots, *, first_wait_s: float = 1.0, down_s: float = 600.0) -> None:
+        super().__init__(per_host, first_wait_s=first_wait_s, down_s=down_s)
         self._slots = slots
+        self._refused: Counter[str] = Counter()
 
     @asynccontextmanager
     async def hold(self, hosts: Iterable[str]) -> AsyncGenerator[None, None]:
@@ -169,8 +181,8 @@ class SharedHosts(HostLimits):
             finally:
                 self._slots.give(need, taken)
 
-    def try_hold(self, hosts: Iterable[str]) -> dict[str, int] | None:
-        need = super().try_hold(hosts)
+    def try_hold(self, hosts: Iterable[str], user: str = "") -> dict[str, int] | None:
+        need = super().try_hold(hosts, user)
         if need is None:
             return None
         taken = None if any(map(self._slots.somebody_waits, need)) else self._slots.try_take(need)
@@ -188,28 +200,48 @@ class SharedHosts(HostLimits):
         super().allow(host, connections)
         self._slots.allow(host, connections)
 
-    def refused_connection(self, host: str) -> int:
-        self.allow(host, max(1, self._slots.in_use(host) - 1))
-        return self._learnt[host]
+    def refused_connection(self, host: str, user: str, *, sure: bool) -> int:
+        self._refused[host] += 1
+        self._slots.allow(host, max(1, self._slots.in_use(host) - 1))
+        return self._slots.most(host)
+
+    def hear(self, others: Iterable[Reached]) -> None:
+        """What another process has found out."""
+        for each in others:
+            self._refused[each.host] += each.refused
+
+    def reached(self) -> Iterator[Reached]:
+        """Of all processes that were heard of, and of this one."""
+        refused = self._refused + Counter({each.host: each.refused for each in super().reached()})
+        for host, times in sorted(refused.items()):
+            yield Reached(host=host, connections=self._slots.most(host), most=self._per_host, refused=times)
 
     async def _take_shared(self, need: Mapping[str, int]) -> list[int]:
-        waiting: list[int] = []
+        if (taken := self._try_shared(need)) is not None:
+            return taken
+        waiting = [self._slots.begin_to_wait(host) for host in need if not self._slots.has(host)]
         wait_s, began = FIRST_WAIT_S, anyio.current_time()
         try:
-            while True:
-                # Who has some lets those go first who have none: else one process could keep a full host to itself.
-                polite = anyio.current_time() - began < YIELD_S and any(
-                    self._slots.has(host) and self._slots.somebody_waits(host) for host in need
-                )
-                if not polite and (taken := self._slots.try_take(need)) is not None:
-                    return taken
-                if not waiting:
-                    waiting = [self._slots.begin_to_wait(host) for host in need if not self._slots.has(host)]
-                await anyio.sleep(wait_s * seams.jitter())
-                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            async with aside():
+                while True:
+                    await anyio.sleep(wait_s * seams.jitter())
+                    wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+                    if (taken := self._try_shared(need, polite=anyio.current_time() - began < YIELD_S)) is not None:
+                        break
+        except BaseException:
+            if taken is not None:
+                self._slots.give(need, taken)
+            raise
         finally:
             for handle in waiting:
                 os.close(handle)
+        return taken
+
+    def _try_shared(self, need: Mapping[str, int], *, polite: bool = True) -> list[int] | None:
+        # Who has some lets those go first who have none: else one process could keep a full host to itself.
+        if polite and any(self._slots.has(host) and self._slots.somebody_waits(host) for host in need):
+            return None
+        return self._slots.try_take(need)
 
 
 class _Held(dict[str, int]):

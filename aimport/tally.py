@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from aimport import seams
 
 
 @dataclass(slots=True)
@@ -34,13 +38,21 @@ class Figures:
     hosts: Mapping[str, int] = field(default_factory=dict)
     running: tuple[tuple[str, str, int, int], ...] = ()
     """User, host, found, settled."""
+    stages: tuple[tuple[str, str, int, float, float, float, float], ...] = ()
+    """Stage, host and what its meter shows (`aimport.stages`)."""
+    processor: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """What `stages.Processor` shows."""
 
     @classmethod
     def sum(cls, parts: Iterable[Figures]) -> Figures:
         parts = list(parts)
         hosts: Counter[str] = Counter()
+        stages: dict[tuple[str, str], list[float]] = {}
         for part in parts:
             hosts.update(part.hosts)
+            for stage, host, *shown in part.stages:
+                known = stages.setdefault((stage, host), [0.0] * len(shown))
+                known[:] = map(sum, zip(known, shown, strict=True))
         return cls(
             users_done=sum(part.users_done for part in parts),
             users_failed=sum(part.users_failed for part in parts),
@@ -49,6 +61,16 @@ class Figures:
             octets=sum(part.octets for part in parts),
             hosts=dict(hosts),
             running=tuple(each for part in parts for each in part.running),
+            stages=tuple(
+                (stage, host, int(batches), busy_s, waiting_s, held_s, crowded_s)
+                for (stage, host), (batches, busy_s, waiting_s, held_s, crowded_s) in stages.items()
+            ),
+            processor=(
+                sum(part.processor[0] for part in parts),
+                sum(part.processor[1] for part in parts),
+                sum(part.processor[2] for part in parts),
+                sum(part.processor[3] for part in parts),
+            ),
         )
 
 
@@ -65,6 +87,10 @@ class Counters:
         self.octets = 0
         self.hosts: Counter[str] = Counter()
         self.running: dict[str, UserProgress] = {}
+        self.waiting: dict[str, int] = {}
+        """Users who wait for a time, and for which: microseconds since 1970."""
+        self.ends: dict[str, int] = {}
+        """The same of users who have used up a day: when all of theirs is there, about."""
 
     @property
     def elapsed_s(self) -> float:
@@ -86,6 +112,15 @@ class Counters:
         self.octets += octets
         self.hosts[progress.host] += messages
 
+    @contextmanager
+    def waits(self, user: str, seconds: float) -> Generator[None]:
+        """While a user waits so long."""
+        self.waiting[user] = seams.now_us() + int(seconds * 1e6)
+        try:
+            yield
+        finally:
+            del self.waiting[user]
+
     def user_rests(self, user: str) -> None:
         """Until its next turn."""
         self.running.pop(user, None)
@@ -99,6 +134,7 @@ class Counters:
 
     def user_ended(self, user: str, *, failed: bool) -> None:
         self.running.pop(user, None)
+        self.ends.pop(user, None)
         self.users_done += 1
         self.users_failed += failed
 
@@ -123,3 +159,8 @@ class Counters:
             user: UserProgress(user=user, host=host, began=began, found=found, settled=settled)
             for user, host, found, settled in figures.running
         }
+
+
+def shown_time(us: int) -> str:
+    """A time for people, of microseconds since 1970."""
+    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M} UTC"

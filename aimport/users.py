@@ -10,7 +10,7 @@ to a nameless temporary file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
@@ -57,7 +57,9 @@ class Inspected:
 
     users: UserList
     errors: list[Wrong]
-    """By line."""
+    """As they come: by line."""
+    more: int
+    """Errors beyond those that were asked for."""
     private: ConfigurationError | None
     """It holds a literal secret and others can read it."""
 
@@ -71,11 +73,10 @@ def check_users(source: str, *, stdin: BinaryIO | None = None, form: str | None 
         UsageError: it cannot be read, its form is not clear, or lines are wrong; each is named as `FILE:LINE: what`.
         ConfigurationError: it holds a literal secret and others can read it.
     """
-    found = inspect_users(source, stdin=stdin, form=form, copy=copy)
+    found = inspect_users(source, stdin=stdin, form=form, copy=copy, most=MAX_ERRORS_SHOWN)
     if found.errors:
-        lines = [f"{found.users.name}:{wrong.line}: {wrong.what}" for wrong in found.errors[:MAX_ERRORS_SHOWN]]
-        more = len(found.errors) - len(lines)
-        raise UsageError("\n".join(lines + ([f"... and {more} more"] if more else [])))
+        lines = [f"{found.users.name}:{wrong.line}: {wrong.what}" for wrong in found.errors]
+        raise UsageError("\n".join(lines + ([f"... and {found.more} more"] if found.more else [])))
     if found.private:
         raise found.private
     return found.users
@@ -88,8 +89,9 @@ def inspect_users(
     form: str | None = None,
     copy: bool = False,
     look: Callable[[UserRow], None] | None = None,
+    most: int | None = None,
 ) -> Inspected:
-    """As `check_users`; what is wrong is returned. `look` sees each row.
+    """As `check_users`; what is wrong is returned, `most` of it. `look` sees each row.
 
     Raises:
         UsageError: it cannot be read, or its form is not clear.
@@ -99,24 +101,32 @@ def inspect_users(
     version = held.version()
     reading = open_list(held, name, form)
     errors: list[Wrong] = []
+    more = 0
     seen = Seen()
     columns: set[str] = set(reading.columns)
     notes: dict[str, None] = {}
     count, left_out, literal = 0, 0, ""
     for item in reading.items():
+        wrong: Sequence[Wrong] = ()
         if isinstance(item, UserRow):
             count += 1
-            literal = _check_row(item, seen, errors) or literal
+            found, wrong = _check_row(item, seen)
+            literal = literal or found
             if not columns.issuperset(item.cells):
                 columns.update(item.cells)
             if look is not None:
                 look(item)
         elif isinstance(item, Wrong):
-            errors.append(item)
+            wrong = [item]
         elif isinstance(item, LeftOut):
             left_out += 1
         elif len(notes) < MAX_NOTES:
             notes[item.what] = None
+        for each in wrong:
+            if most is None or len(errors) < most:
+                errors.append(each)
+            else:
+                more += 1
     private = None
     if literal and mode is not None:
         try:
@@ -136,7 +146,7 @@ def inspect_users(
         held=held,
         version=version,
     )
-    return Inspected(users=users, errors=errors, private=private)
+    return Inspected(users=users, errors=errors, more=more, private=private)
 
 
 def iter_users(users: UserList) -> Iterator[UserRow]:
@@ -157,9 +167,10 @@ def iter_users(users: UserList) -> Iterator[UserRow]:
         raise changed
 
 
-def _check_row(row: UserRow, seen: Seen, errors: list[Wrong]) -> str:
-    """Checks one row; the name of the first column with a literal secret, or ""."""
+def _check_row(row: UserRow, seen: Seen) -> tuple[str, list[Wrong]]:
+    """The name of the first column with a literal secret, or ""; what is wrong with the row."""
     literal = ""
+    errors: list[Wrong] = []
     if not seen.add("user", row.user):
         errors.append(Wrong(row.line, f"user {row.user!r} is listed twice"))
     for column, cell in row.cells.items():
@@ -176,4 +187,4 @@ def _check_row(row: UserRow, seen: Seen, errors: list[Wrong]) -> str:
     if dest and account and "%" not in dest + account:
         if not seen.add("dest", dest, account, row.cells.get("parent", "")):
             errors.append(Wrong(row.line, f"destination user {account!r} at {shown_location(dest)} is listed twice"))
-    return literal
+    return literal, errors

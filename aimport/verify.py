@@ -194,7 +194,7 @@ class _Check:
         if not lanes:
             return
         destination = run.stores.destination(job.destination)
-        async with run.hosts.hold((destination.host,)), opened(destination, run) as writer:
+        async with run.hosts.hold((destination.host,)), opened(destination, run, job.user) as writer:
             for lane in lanes:
                 entries = await to_thread.run_sync(self._committed, lane)
                 if entries:

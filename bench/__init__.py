@@ -18,6 +18,7 @@
     baseline          a copy in imaplib; aioimaplib_copy: with aioimaplib's own commands
     null_server       an IMAP server that stores nothing, in a process of its own
     client_cpu        aimport against it: what the client alone costs, and a profile (`profiled`)
+    workers           what a second process brings, and what handing out a million users costs
     compare           two builds or two settings there, pair by pair: the gate against slower ones
     growth            what is paid for a message, or a line, when there are ten times as many (`answers`)
 

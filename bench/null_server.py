@@ -25,6 +25,7 @@ import base64
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
 from collections import deque
@@ -434,11 +435,15 @@ def _unquoted(text: bytes) -> bytes:
     return re.sub(rb"\\(.)", rb"\1", text) if b"\\" in text else text
 
 
-async def serve(mail: Path | None) -> None:
+async def serve(mail: Path | None, certificate: Path | None = None) -> None:
     """Serves until standard input ends. Says its port first, then its totals for each line it reads."""
     loop = asyncio.get_running_loop()
     server = Server(mail)
-    listener = await loop.create_server(lambda: Session(server), "127.0.0.1", 0, backlog=1000)
+    context = None
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+    listener = await loop.create_server(lambda: Session(server), "127.0.0.1", 0, backlog=1000, ssl=context)
     print(listener.sockets[0].getsockname()[1], flush=True)
     ended = loop.create_future()
 
@@ -473,9 +478,13 @@ class NullServer:
 
 
 @contextmanager
-def run_null_server(mail: Path | None = None) -> Iterator[NullServer]:
-    """A null server for as long as the context lasts; it ends with us however we end."""
+def run_null_server(mail: Path | None = None, *, certificate: Path | None = None) -> Iterator[NullServer]:
+    """A null server for as long as the context lasts; it ends with us however we end.
+
+    `certificate`: a PEM file with its key; TLS from the first octet.
+    """
     words = [sys.executable, "-m", "bench.null_server", *(() if mail is None else ("--mail", str(mail)))]
+    words += [] if certificate is None else ["--certificate", str(certificate)]
     root = Path(__file__).parents[1]
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "PYTHONPATH": "."}
@@ -494,4 +503,6 @@ def run_null_server(mail: Path | None = None) -> Iterator[NullServer]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.null_server", description="Prints its port.")
     parser.add_argument("--mail", type=Path, metavar="DIR", help="Maildir++ accounts to show")
-    uvloop.run(serve(parser.parse_args().mail))
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="PEM with its key: TLS")
+    options = parser.parse_args()
+    uvloop.run(serve(options.mail, options.certificate))

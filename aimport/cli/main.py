@@ -162,6 +162,8 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
         return error.exit_code
     except BrokenPipeError:
         raise
+    except SystemExit:  # click's word for a pipe that nobody reads, with a code of its own
+        raise BrokenPipeError from None
     except Exception as error:
         if debug:
             raise

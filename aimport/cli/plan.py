@@ -15,7 +15,7 @@ from aimport.cli.work import print_json, settings_of, throttles_of
 from aimport.errors import MailboxNotFound
 from aimport.merging import Mails, Outlook
 from aimport.pipeline import PlannedUser
-from aimport.results import UserResult, exit_code
+from aimport.results import UserResult, Verdict
 
 
 @click.command("plan", context_settings=options.WORDS_AS_THEY_STAND)
@@ -88,25 +88,23 @@ def command(
 
     local.run_loop(main)
     show.end()
-    return exit_code(
-        show.results,
-        single_user=plan.selection.single is not None,
-        stopped=False,
-    )
+    return show.verdict.code(single_user=plan.selection.single is not None, stopped=False)
 
 
 class _Shown:
-    """Keeps what decides the exit code."""
+    """Keeps what decides the exit code, and nobody's result: a list may have a million users."""
 
     def __init__(self) -> None:
-        self.results: list[UserResult] = []
+        self.verdict = Verdict()
+        self.failed = 0
 
     def note(self, planned: PlannedUser) -> str | None:
         """The error of this user, for people; also counts it."""
         failure = planned.failure
         if failure is None and planned.missing:
             failure = MailboxNotFound(f"no such mailbox at the source: {', '.join(planned.missing)}", named=True)
-        self.results.append(
+        self.failed += failure is not None
+        self.verdict.add(
             UserResult(
                 user=planned.user,
                 status=failure.status if failure else "done",
@@ -201,9 +199,8 @@ class _Table(_Shown):
     def end(self) -> None:
         from aimport.progress import size
 
-        failed = sum(result.status != "done" for result in self.results)
         print(
-            f"{len(self.results)} users ({failed} would fail), {self._mailboxes} mailboxes, "
+            f"{self.verdict.users} users ({self.failed} would fail), {self._mailboxes} mailboxes, "
             f"{self._messages} messages, {size(self._octets)}"
         )
         if self._merges:

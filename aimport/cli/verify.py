@@ -99,7 +99,7 @@ def _verify(call: Call, plan: Plan, journal: Journal, share: float, as_json: boo
             verified.append(await verify_user(job, run, journal, share=share, tell=tell))
 
         listed = (job for job in jobs(plan) if job.user in wanted)
-        await local.for_each_user(listed, call.limits.users, one)
+        await local.for_each_user(listed, run, one)
 
     local.run_loop(main)
     for user in sorted(wanted):

@@ -10,18 +10,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aimport import progress
+from aimport.cli.biggest import biggest
 from aimport.cli.call import Call, Globals, Start, tell
 from aimport.config import Settings, load_settings
+from aimport.daily import Ledger
 from aimport.errors import AimportError, ConfigurationError, JournalError, UsageError
 from aimport.journal import Journal, RunArguments
-from aimport.limits import Limits
+from aimport.limits import Limits, Reached
 from aimport.model import Appended, Present, Rejected, UserJob
 from aimport.pacing import Throttles
 from aimport.plan import Plan, destination_of, jobs, make_plan, merged
-from aimport.results import RunReport, UserResult, exit_code
+from aimport.results import PastRun, RunReport, UserResult, exit_code, together
 from aimport.stores import Stores
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ DONE = frozenset({"done"})
 FINISHED = frozenset({"done", "rejects"})
 """Statuses of users who let a run be finished."""
 
+STAGES_SHOWN_S: Final = 5.0
+"""Of a shorter run nobody asks why it took so long."""
+
 
 def journal_root(given: str | None) -> Path:
     """`--journal`, else `aimport/` in the XDG state directory."""
@@ -44,6 +49,14 @@ def journal_root(given: str | None) -> Path:
         return Path(given)
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "aimport"
+
+
+def _ledger_file(root: Path | None) -> Path | None:
+    """Where the octets of a day are kept: one place for all runs, whatever `--journal` says."""
+    try:
+        return journal_root(None) / "daily.sqlite"
+    except RuntimeError:  # nobody knows our home
+        return None if root is None else root / "daily.sqlite"
 
 
 def settings_of(globals_: Globals) -> Settings:
@@ -103,10 +116,8 @@ def run_import(call: Call) -> int:
     """`aimport import`: a new run."""
     settings = settings_of(call.globals)
     plan = make_plan(call.request, settings, stdin=sys.stdin.buffer, copy_list=True)
-    check_watched(plan)
+    check_watched(plan, call.processes)
     engine = engine_of(call.processes)
-    if engine is not None and plan.request.watch_list:
-        raise UsageError("--watch-list: not with several processes", hint="import users who came later by a second run")
     if call.journal is None:
         if engine is not None:
             raise UsageError("--no-journal: several processes need a journal")
@@ -167,14 +178,17 @@ def engine_of(processes: Processes) -> Engine | None:
     return cluster.ClusterWorkers(cluster.scheduler_of(processes.cluster, processes.cluster_file))
 
 
-def check_watched(plan: Plan) -> None:
+def check_watched(plan: Plan, processes: Processes) -> None:
     """Looks whether the list can be watched, where that is asked for.
 
     Raises:
-        UsageError: there is none in a file, or it is read for one user.
+        UsageError: there is none in a file, or it is read for one user; several processes work on it.
     """
     from aimport.growing import Growing
 
+    if plan.request.watch_list and processes.several:
+        hint = "a resume takes up who was added"
+        raise UsageError("--watch-list: several processes divide the list before they begin", hint=hint)
     if plan.request.watch_list and not Growing(plan).can_grow:
         raise UsageError("--watch-list: only a list in a file grows", hint="give it with -F FILE, and no single user")
 
@@ -211,14 +225,17 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
     from aimport.runners import chunks, local
     from aimport.runners.joining import Joining
 
+    sizes = biggest(call.journal, journal)
     done = {result.user for result in journal.results() if result.status in DONE} if resumed else set()
+    throttles = throttles_of(call.limits, plan.settings)
     run = Run(
         stores=Stores(
             fsync=call.fsync,
             link=call.link,
             salvage=call.salvage,
-            throttles=throttles_of(call.limits, plan.settings),
+            throttles=throttles,
         ),
+        throttles=throttles,
         journal=journal,
         query=plan.query,
         first=plan.first,
@@ -229,10 +246,12 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
         naming=plan.naming,
         skip_existing=call.skip_existing,
         repair=call.repair,
+        ledger=Ledger(_ledger_file(call.journal)),
+        daily_wait=plan.settings.daily_wait,
     )
 
     async def main() -> tuple[Ending, list[UserResult]]:
-        left, shown = Growing(plan, done), progress.choose(call.progress)
+        left, shown = Growing(plan, done, sizes), progress.choose(call.progress)
         if engine is None and not journal.has_shards:
             joining = Joining(left, watch=plan.request.watch_list) if left.can_grow else None
             ending = await local.run_plan(left, run, progress=shown, joining=joining)
@@ -273,7 +292,8 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
     elif run.gave_up and code != 130:
         code = 75
     with suppress(BrokenPipeError):  # the run ended as it did, whoever listens
-        _print_report(call, RunReport(run=journal.run, users=results, exit=code), journal, run)
+        report = RunReport(run=journal.run, users=results, exit=code, stages=run.stages.to_json())
+        _print_report(call, report, journal, run)
         sys.stdout.flush()
     return code
 
@@ -287,13 +307,19 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
     if call.as_json:
         print_json(report.to_json())
     else:
-        from aimport.report import write_table
+        from aimport.report import printable, write_stages, write_table
 
         write_table(report, sys.stdout)
         print(f"{progress.line(run.counters)}, {progress.duration(run.counters.elapsed_s)}")
+        finding = run.stages.finding()
+        if finding is not None and run.counters.elapsed_s >= STAGES_SHOWN_S:
+            write_stages(run.stages.rows(), sys.stdout)
+            print(printable(str(finding)))
     if report.totals.dates:
         guesses = ", ".join(f"{count} from {what}" for what, count in sorted(report.totals.dates.items()))
         print(f"dates guessed, for the source keeps none: {guesses}", file=sys.stderr)
+    for reached in run.hosts.reached():
+        tell(_shown(reached))
     if journal.directory is None:
         return
     if report.totals.rejected:
@@ -304,6 +330,15 @@ def _print_report(call: Call, report: RunReport, journal: Journal, run: Run) -> 
         tell(f"damages of sources: {journal.directory / 'damages.jsonl'}")
     if report.exit not in (0, 70):
         tell(f"to go on: aimport resume {report.run}")
+
+
+def _shown(reached: Reached) -> str:
+    """What a run has found out of a host, for the next one."""
+    name = f"host {reached.host}: {reached.connections} of {reached.most} connections were in use in the end"
+    if reached.connections < reached.most:
+        only = f"connections_per_address = {reached.connections} in a profile of its own"
+        name += f"; next time: --connections-per-host {reached.connections}, or {only}"
+    return f"{name} ({reached.refused} refusals)"
 
 
 def _results(journal: Journal) -> list[UserResult]:
@@ -341,12 +376,11 @@ def print_json(document: object) -> None:
 
 
 def read_run(root: Path, names: Sequence[str]) -> RunReport:
-    """Runs as they stand, for `report`; also of one that works now. No name: the newest."""
-    results: list[UserResult] = []
-    shown: list[str] = []
-    for name in names or (None,):
+    """Runs as they stand, for `report`; also of one that works now. No name: the newest; a name twice counts once."""
+    past: list[PastRun] = []
+    for name in dict.fromkeys(names) or (None,):
         with Journal.view(root, name) as journal:
-            shown.append(journal.run)
-            results += _results(journal)
+            past.append(PastRun(run=journal.run, job=journal.job, users=_results(journal)))
+    results = together(sorted(past, key=lambda each: each.run)) if len(past) > 1 else past[0].users
     code = exit_code(results, single_user=False, stopped=False)
-    return RunReport(run="+".join(shown), users=results, exit=code)
+    return RunReport(run="+".join(each.run for each in past), users=results, exit=code)

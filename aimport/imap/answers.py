@@ -33,6 +33,7 @@ from aimport.errors import (
     TooManyConnections,
     Unavailable,
     UserError,
+    Whose,
 )
 
 MAX_TEXT: Final = 500
@@ -259,6 +260,8 @@ _STATED = re.compile(
     r"(?:(ms|msecs?|milliseconds?)|(s|secs?|seconds?)|(m|mins?|minutes?)|(h|hrs?|hours?))\b",
     re.IGNORECASE,
 )
+_OF_USER: Final = re.compile(r"\b(?:users?|accounts?|mailbox(?:es)?|this login)\b", re.IGNORECASE)
+_OF_ADDRESS: Final = re.compile(r"\b(?:address(?:es)?|ips?|hosts?|networks?)\b", re.IGNORECASE)
 _UNITS_MS: Final = (1, 1000, 60_000, 3_600_000)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -315,7 +318,17 @@ def error_for(
         wait_s = _stated_s(text, wait_s or _WAITS.get(kind, 0.0))
     if not issubclass(kind, (MessageRefused, BadAnswer, ConnectionLost)):
         cause = ""
-    return kind(said, code=code, hint=hint or _HINTS.get(kind, ""), wait_s=wait_s, cause=cause)
+    error = kind(said, code=code, hint=hint or _HINTS.get(kind, ""), wait_s=wait_s, cause=cause)
+    error.host = where
+    error.whose = _whose(text)
+    return error
+
+
+def _whose(text: str) -> Whose:
+    """Dovecot counts by user and address at once, so for us by user."""
+    if _OF_USER.search(text):
+        return "user"
+    return "address" if _OF_ADDRESS.search(text) else ""
 
 
 def warning_in(code: str, text: str) -> Caution | None:

@@ -41,6 +41,8 @@ READ_HIGH: Final = 4 * 1024 * 1024
 """Octets of answers that wait for their reader; above, the transport reads no more."""
 WRITE_HIGH: Final = 1024 * 1024
 WRITE_PIECE: Final = 256 * 1024
+TLS_PIECE: Final = 32 * 1024
+"""Given to TLS at a time: what it encrypts of one call it keeps room for as long as the connection lives."""
 MAX_MESSAGE: Final = 1 << 31
 """Octets of one message; the largest seen in the wild has 1.5 GB."""
 SPOOL_HIGH: Final = 1024 * 1024
@@ -258,6 +260,8 @@ class Connection(asyncio.Protocol):
         self._tag = 0
         self._moved = self._loop.time()
         self._unsent = 0
+        self._together = WRITE_HIGH
+        """Octets given to the transport at a time."""
         self._paced: PacedTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
@@ -284,6 +288,8 @@ class Connection(asyncio.Protocol):
             transport.set_protocol(connection)
         connection._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH)
+        if transport.get_extra_info("ssl_object") is not None:
+            connection._together = TLS_PIECE
         connection._bye = bye
         return connection
 
@@ -477,22 +483,27 @@ class Connection(asyncio.Protocol):
         ready: list[bytes] = []
         size = 0
         for each in burst:
-            if isinstance(each, bytes) and size + len(each) <= WRITE_HIGH:
+            if isinstance(each, bytes) and size + len(each) <= self._together:
                 ready.append(each)
                 size += len(each)
                 continue
             self._transport.writelines(ready)
             ready, size = [], 0
             if isinstance(each, bytes):
-                view = memoryview(each)  # asyncio would join and copy all of it
-                for at in range(0, len(view), WRITE_PIECE):
-                    await self._drain()
-                    self._transport.write(view[at : at + WRITE_PIECE])
+                await self._write_pieces(each)
             else:
                 await self._write_large(each)
             await self._drain()
         if ready:
             self._transport.writelines(ready)
+
+    async def _write_pieces(self, octets: bytes) -> None:
+        """As views: asyncio would join and copy all of it."""
+        view = memoryview(octets)
+        piece = min(WRITE_PIECE, self._together)
+        for at in range(0, len(view), piece):
+            await self._drain()
+            self._transport.write(view[at : at + piece])
 
     async def _write_large(self, literal: LargeLiteral) -> None:
         """Reads a literal in a thread and writes it piece by piece; one that cannot be had ends the connection."""
@@ -501,8 +512,7 @@ class Connection(asyncio.Protocol):
         try:
             while (piece := await anyio.to_thread.run_sync(next, pieces, b"")) and len(piece) <= left:
                 left -= len(piece)
-                await self._drain()
-                self._transport.write(piece)
+                await self._write_pieces(piece)
             if left or piece:
                 raise MessageUnreadable("the message is not as long as it was", code="unreadable")
         except MessageUnreadable as error:

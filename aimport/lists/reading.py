@@ -17,7 +17,7 @@ from aimport.config import PER_USER, nearest
 from aimport.errors import UsageError
 from aimport.lists import text
 from aimport.lists.forms import BY_NAME, FORMS, NAMES, Form, bare, fits, of_header
-from aimport.lists.rows import PASSED_OVER, REFUSED, Item, LeftOut, Note, Refused, UserRow, Wrong, compose
+from aimport.lists.rows import CONTROL, PASSED_OVER, REFUSED, Item, LeftOut, Note, Refused, UserRow, Wrong, compose
 
 COLUMNS: Final = frozenset({"user", "source", "dest", "parent"}) | PER_USER
 _SEPARATORS: Final = (",", ";", "\t")
@@ -25,10 +25,11 @@ _SAMPLE: Final = 50
 """So many lines are looked at."""
 _MOST: Final = 0.7
 """A form fits when so much of the sample does: a wrong line is to be named, not to hide the form."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NOT_A_NAME = re.compile(r"[\s,;]")
 _ADDRESS = re.compile(r"[^\s@,;]+@[^\s@,;]+")
 _LIKE_A_NAME = re.compile("[A-Za-z][A-Za-z0-9 _-]*")
+_EXCEL = re.compile("sep=[,;\t]")
+"""Its first line may say the separator."""
 _WORDS = re.compile(r'"([^"]*)"(?=\s|$)|(\S+)')
 
 
@@ -48,8 +49,9 @@ def open_list(held: text.Held, name: str, form: str | None) -> Reading:
         UsageError: there is no such form; the shape is that of several.
     """
     if form is not None and form not in BY_NAME:
-        hint = nearest(form, NAMES) or f"there are {', '.join(NAMES)}"
-        raise UsageError(f"--list-format: unknown form {form!r}", hint=hint)
+        hint = nearest(form, NAMES)
+        text_ = f"--list-format: unknown form {form!r}" + (f" ({hint})" if hint else "")
+        raise UsageError(f"{text_}, there are\n{_described(FORMS)}")
     if held.is_directory:
         from aimport.lists import trees
 
@@ -59,8 +61,7 @@ def open_list(held: text.Held, name: str, form: str | None) -> Reading:
     if form is None:
         found = [chosen] if chosen else detect(head)
         if len(found) > 1:
-            names = ", ".join(each.name for each in found)
-            raise UsageError(f"{name}: may be any of {names}", hint="say which with --list-format NAME")
+            raise UsageError(f"{name}: its form is not clear, say which with --list-format NAME:\n{_described(found)}")
         chosen = found[0] if found else BY_NAME["plain"]
     else:
         chosen = BY_NAME[form]
@@ -71,6 +72,10 @@ def open_list(held: text.Held, name: str, form: str | None) -> Reading:
         row = _canonical_reader(columns, separator)
         return Reading(chosen, columns, lambda: _table(held, row, header=True, strict=False))
     return Reading(chosen, (), lambda: _foreign(held, chosen, head))
+
+
+def _described(forms: Sequence[Form]) -> str:
+    return "\n".join(f"  {form.name:<15} {form.about}" for form in forms)
 
 
 def _head(held: text.Held) -> list[str]:
@@ -85,7 +90,7 @@ def _head(held: text.Held) -> list[str]:
 
 
 def _counts(line: str) -> bool:
-    return bool(line) and not line.startswith("#") and not line.isspace()
+    return bool(line) and not line.startswith("#") and not line.isspace() and not _EXCEL.fullmatch(line)
 
 
 def cells_of(line: str, separator: str, *, quoted: bool = True) -> list[str]:
@@ -243,10 +248,10 @@ def canonical_row(number: int, given: dict[str, str]) -> UserRow:
     user = given.pop("user", "")
     if not user:
         raise Refused("no user")
-    if _CONTROL.search(user):
+    if CONTROL.search(user):
         raise Refused(f"a control character in the name {user!r}")
     for column, cell in given.items():
-        if _CONTROL.search(cell) and not column.endswith("_password"):
+        if CONTROL.search(cell) and not column.endswith("_password"):
             raise Refused(f"a control character in {column!r}")
     return UserRow(user=user, cells={column: cell for column, cell in given.items() if cell}, line=number)
 
@@ -259,7 +264,7 @@ def _plain_row(first: str) -> Row:
             if content == first:
                 hint = " (a CSV list begins with a header line that has the column user; other forms: --list-format)"
             raise Refused(f"a name with a blank, comma or semicolon inside{hint}")
-        if _CONTROL.search(name):
+        if CONTROL.search(name):
             raise Refused(f"a control character in the name {name!r}")
         return UserRow(user=name, line=number)
 
@@ -277,7 +282,7 @@ def _foreign(held: text.Held, form: Form, head: Sequence[str]) -> Generator[Item
         case "toml":
             yield from structured.toml_items(held)
         case "imapcopy":
-            yield from special.imapcopy(text.lines(held))
+            yield from special.imapcopy(lambda: text.lines(held))
         case "passwd":
             if any(special.has_password(line) for line in head):
                 yield Note("passwords of a passwd-file are not used")

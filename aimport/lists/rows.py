@@ -22,7 +22,7 @@ PASSED_OVER: Final = "-"
 REFUSED: Final = "!"
 """Must be empty: what it asks for cannot be done for one row."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BREAK = re.compile(r"[\0\r\n]")
 _HOST = re.compile(
     r"(?:(imaps?|ssl)://)?(\[[0-9A-Fa-f:.]+\]|[^\x00-\x20\x7f/?#@\[\]:%\\,;\"']+)(?::([0-9]{1,5}))?/?", re.IGNORECASE
@@ -124,7 +124,7 @@ def _first(given: Mapping[str, str], *meanings: str) -> str:
 
 
 def _check(text: str, what: str) -> None:
-    if _CONTROL.search(text):
+    if CONTROL.search(text):
         raise Refused(f"a control character in {what} {text!r}")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Final
 
-from aimport.lists.rows import Item, Note, Refused, UserRow, Wrong, compose
+from aimport.lists.rows import CONTROL, Item, Note, Refused, UserRow, Wrong, compose
 
 _DIRECTIVE = re.compile(r"\s*([A-Za-z]+)(?:\s+(.*))?", re.DOTALL)
 _WORDS = re.compile(r'"([^"]*)"|(\S+)')
@@ -94,10 +94,10 @@ def passwd_row(line: int, content: str) -> UserRow:
     Raises:
         Refused
     """
-    user, *fields = content.split(":", 7)
+    user, *fields = content.replace("\t", " ").split(":", 7)
     if not user.strip():
         raise Refused("no user")
-    if re.search(r"[\x00-\x1f\x7f]", content):
+    if CONTROL.search(content.replace("\t", "")):
         raise Refused("a control character")
     fields += [""] * (7 - len(fields))
     uid, gid, home, extra = fields[1].strip(), fields[2].strip(), fields[4].strip(), fields[6]
@@ -119,10 +119,15 @@ def _extra(word: str) -> tuple[str, str]:
     return name, value
 
 
-def imapcopy(lines: Iterable[tuple[int, str] | Wrong]) -> Generator[Item, None, None]:
-    """The rows of an ImapCopy.cfg. Directives hold for the `Copy` lines below them, and none is passed over."""
+def imapcopy(lines: Callable[[], Iterable[tuple[int, str] | Wrong]]) -> Generator[Item, None, None]:
+    """The rows of an ImapCopy.cfg. Directives hold for all `Copy` lines, wherever they stand; none is passed over."""
     servers: dict[str, str] = {}
-    for line in lines:
+    for line in lines():
+        if not isinstance(line, Wrong):
+            name, words = _words(line[1])
+            if name in _SERVERS and words:
+                servers.setdefault(_SERVERS[name], words[0])
+    for line in lines():
         if isinstance(line, Wrong):
             yield line
             continue
@@ -135,35 +140,44 @@ def imapcopy(lines: Iterable[tuple[int, str] | Wrong]) -> Generator[Item, None, 
             yield Wrong(number, str(exc))
 
 
-def _directive(number: int, content: str, servers: dict[str, str]) -> Generator[Item, None, None]:
+def _words(content: str) -> tuple[str, list[str]]:
+    """A directive, in lower case, and what stands behind it; "" where there is none."""
     match = _DIRECTIVE.match(content)
     if match is None:
+        return "", []
+    return match[1].lower(), [
+        found[1] if found[1] is not None else found[2] for found in _WORDS.finditer(match[2] or "")
+    ]
+
+
+def _directive(number: int, content: str, servers: Mapping[str, str]) -> Generator[Item, None, None]:
+    name, words = _words(content)
+    if not name:
         raise Refused("a line without a directive")
-    name = match[1].lower()
-    words = [found[1] if found[1] is not None else found[2] for found in _WORDS.finditer(match[2] or "")]
     value = words[0] if words else ""
     if name == "copy":
         yield _copy(number, words, servers)
     elif name in _SERVERS:
-        servers[_SERVERS[name]] = value
+        if servers.get(_SERVERS[name]) != value:
+            raise Refused(f"{name} stands twice, or without a value")
     elif name in _OF_THE_RUN:
-        yield Note(f"{match[1]} {value} is not used: give --users, -v to the run")
+        yield Note(f"{name} {value} is not used: give --users, -v to the run")
     elif name in _QUERY:
-        raise Refused(f"{match[1]} {value!r} has no counterpart in a list ({_QUERY[name].format(value)})")
+        raise Refused(f"{name} {value!r} has no counterpart in a list ({_QUERY[name].format(value)})")
     elif name in _INVALID and value.lower() in ("yes", "true", "1"):
-        raise Refused(f"{match[1]}: certificates are always verified (set source_tls_ca or dest_tls_ca)")
+        raise Refused(f"{name}: certificates are always verified (set source_tls_ca or dest_tls_ca)")
     elif name == "sourceprotocol" and value.lower() != "imap":
-        raise Refused(f"{match[1]} {value}: only IMAP")
+        raise Refused(f"{name} {value}: only IMAP")
     elif name == "denyflags" and set(" ".join(words).lower().split()) <= {"\\recent"}:
         return  # \Recent is never stored
     elif name == "createemptyfolders" and value.lower() in ("no", "false", "0"):
         return  # as doveadm
     elif name not in _INVALID and name != "sourceprotocol":
         what = "has no counterpart in a list" if name in _KNOWN else "is no directive of ImapCopy.cfg"
-        raise Refused(f"{match[1]} {what} (take it out)")
+        raise Refused(f"{name} {what} (take it out)")
 
 
-def _copy(number: int, words: Sequence[str], servers: dict[str, str]) -> Item:
+def _copy(number: int, words: Sequence[str], servers: Mapping[str, str]) -> Item:
     if len(words) != 4:
         raise Refused(f"Copy has {len(words)} words and needs 4: user and password, twice (in quotes)")
     login, password, other, other_password = words

@@ -19,7 +19,7 @@ from typing import Final
 from aimport.config import nearest
 from aimport.lists import text
 from aimport.lists.forms import PAIRS, bare
-from aimport.lists.rows import Item, Refused, Wrong, compose
+from aimport.lists.rows import Item, Note, Refused, Wrong, compose
 
 _MAX_ITEM: Final = 1024 * 1024
 _MAX_WHOLE: Final = 64 * 1024 * 1024
@@ -124,9 +124,11 @@ def _decode(found: _Text) -> object:
 
 def _rows_of(value: object, line: int) -> Generator[Item, None, None]:
     if isinstance(value, dict) and not _flat(value).keys() & ({"user"} | PAIRS.keys()):
-        lists = [each for each in value.values() if isinstance(each, list) and each]
-        if len(lists) == 1 and all(isinstance(each, dict) for each in lists[0]):
-            for each in lists[0]:
+        lists = [key for key, each in value.items() if isinstance(each, list) and each]
+        if len(lists) == 1 and all(isinstance(each, dict) for each in value[lists[0]]):
+            if others := [str(key) for key in value if key != lists[0]]:
+                yield Note(f"fields beside the list are not used: {', '.join(others)}")
+            for each in value[lists[0]]:
                 yield _row(each, line)
             return
     yield _row(value, line)
@@ -208,7 +210,10 @@ def toml_items(held: text.Held) -> Generator[Item, None, None]:
         keys = _keys(match[2]) if match else ()
         new = match and (not began or (bool(match[1]) if arrays else _other(keys, head)))
         if match and new:
-            yield from _toml_row(block, () if arrays else head[-1:], began)
+            if match[1] and not arrays and began:
+                yield Wrong(began, "a table that is none of the list (say it in each of them)")
+            else:
+                yield from _toml_row(block, () if arrays else head[-1:], began)
             arrays, began, block, octets = bool(match[1]), number, [], 0
             head = keys if arrays else keys[:2]
             if keys == head:
@@ -238,8 +243,10 @@ def _toml_row(block: Sequence[str], name: Sequence[str], line: int) -> Generator
     except (tomllib.TOMLDecodeError, RecursionError) as exc:
         yield Wrong(line, f"not TOML: {exc}")
         return
-    if not value and not line:
-        return  # nothing before the first table
+    if not line:
+        if value:
+            yield Wrong(1, "fields before the first table (say them in each of them)")
+        return
     if name and "user" not in value:
         meanings = {PAIRS.get(bare(key)) for key, _ in _fields(value)}
         if not meanings & _NAMING:  # [users.bob]

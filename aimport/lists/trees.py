@@ -76,6 +76,9 @@ def _home(home: str) -> Generator[Item, None, None]:
         account = re.sub(r"^(?:cpmove|backup)-(?:.*_)?", "", os.path.basename(os.path.dirname(home)))
     if kind := _kind(f"{home}/mail"):
         yield UserRow(user=account, cells={"source": f"{kind}:{as_path(f'{home}/mail')}"})
+        if linked := _links(f"{home}/mail"):
+            what = f"links to mailboxes that are users of their own fail {account}: {_some(linked)}"
+            yield Note(f"{what} (leave them out with --exclude '*@*', where no folder has an @)")
     elif os.path.isdir(f"{home}/mail"):
         yield Note(f"{account}: no mail in the default mailbox {home}/mail")
     for domain in _directories(f"{home}/etc"):
@@ -117,10 +120,21 @@ def _kind(path: str) -> str:
     return "maildir" if within & {"cur", "new"} else ""
 
 
+def _links(path: str) -> list[str]:
+    """cPanel links each mailbox into the default one, as `.name@domain_org`."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if "@" in entry.name and entry.is_symlink())
+    except OSError:
+        return []
+
+
 def _mbox_tree(path: str) -> Generator[Item, None, None]:
     others = []
     for name in _directories(path):
-        if "@" in name:
+        if not name.isprintable():
+            yield Wrong(0, f"{path}: a directory whose name cannot be shown: {name!r}")
+        elif "@" in name:
             yield UserRow(user=name, cells={"source": f"mbox:{as_path(os.path.join(path, name))}:SUFFIX=.mbox"})
         else:
             others.append(name)

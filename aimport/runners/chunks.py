@@ -18,6 +18,7 @@ import dataclasses
 import itertools
 import logging
 import os
+import pickle
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -30,13 +31,15 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.to_thread
 import msgspec
+from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from aimport import __version__, orders
 from aimport.account import Run
-from aimport.errors import AimportError, ConfigurationError, JournalError, RunHeld, widest
+from aimport.daily import Ledger
+from aimport.errors import AimportError, ConfigurationError, JournalBusy, JournalError, RunHeld, widest
 from aimport.journal import HERE, LOCK, Journal, shard_directory
-from aimport.limits import Limits
+from aimport.limits import Limits, Reached
 from aimport.logs import Form
 from aimport.model import Endpoint, UserJob
 from aimport.orders import Orders
@@ -71,6 +74,7 @@ the grace time to end; one that hangs in its file system has more."""
 END_S: Final = 10.0
 """How long workers may take to record how their users ended, after the grace time."""
 HOSTS: Final = "hosts"
+DAILY: Final = "daily.sqlite"
 PROGRESS: Final = "progress"
 _STATE: Final = frozenset({"journal", "counters", "stopping", "gave_up"})
 """Fields of a `Run` that each process has its own of."""
@@ -118,6 +122,8 @@ class Done:
     """Of scope run."""
     held: bool = False
     """Another process has the shard: nothing was done."""
+    reached: tuple[Reached, ...] = ()
+    """As `HostLimits.reached`."""
     bug: str = ""
     """Name of an unforeseen exception."""
     ended: frozenset[str] = frozenset()
@@ -169,6 +175,24 @@ class Here:
         """Nothing to do."""
 
 
+_read_jobs = msgspec.msgpack.Decoder(tuple[UserJob, ...]).decode
+
+
+def pack(chunk: Chunk) -> bytes:
+    """For another process of the same version. For a user it takes a tenth of the time of pickle (measured)."""
+    try:
+        jobs = msgspec.msgpack.encode(chunk.jobs)
+    except UnicodeEncodeError:  # a file name that is not UTF-8
+        return pickle.dumps((chunk, b""))
+    return pickle.dumps((dataclasses.replace(chunk, jobs=()), jobs))
+
+
+def unpack(octets: bytes) -> Chunk:
+    chunk, jobs = pickle.loads(octets)
+    assert isinstance(chunk, Chunk) and isinstance(jobs, bytes)
+    return dataclasses.replace(chunk, jobs=_read_jobs(jobs)) if jobs else chunk
+
+
 # --- the worker
 
 
@@ -213,7 +237,7 @@ def import_chunk(chunk: Chunk) -> Done:
         return Done()
     try:
         journal = Journal.open_shard(chunk.directory, chunk.shard, alone=chunk.alone)
-    except RunHeld:
+    except (RunHeld, JournalBusy):  # a worker that was given up, or somebody who looks
         return Done(held=True)
     except AimportError as error:
         return Done(failure=error)
@@ -224,17 +248,17 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
     _tell(_progress(chunk.directory, chunk.shard), Figures())  # it has begun
     run = Run(journal=journal, **chunk.settings)  # type: ignore[arg-type]  # they are fields of a Run
     run.limits = within_the_machine(run.limits)
-    per_host = run.limits.connections_per_host
-    run.hosts = SharedHosts(per_host, Slots(chunk.directory / HOSTS, per_host))
+    run.hosts = _shared_hosts(chunk.directory, run.limits)
     run.turn = chunk.turn
     run.refused.update(chunk.refused)
     failure: AimportError | None = None
     try:
-        done = {result.user: result for result in journal.results() if result.status == "done"}
-        for result in done.values():  # of a worker that died, or of an earlier process of the run
+        mine = {job.user for job in chunk.jobs}
+        done = {each.user: each for each in journal.results() if each.user in mine and each.status == "done"}
+        for result in done.values():  # by a worker that died
             run.counters.passed_over(result.found, result.octets)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_listen, chunk, run, tasks.cancel_scope)
+            tasks.start_soon(_listen, chunk, run, tasks)
             jobs = (job for job in chunk.jobs if job.user not in done)
             await local.import_users(local.wanted(jobs, run), run)
             tasks.cancel_scope.cancel()
@@ -245,27 +269,39 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
     except JournalError as error:
         failure = failure or error
     return Done(
-        figures=dataclasses.replace(run.counters.figures(), running=()),
+        figures=dataclasses.replace(_figures(run), running=()),
         failure=failure,
         ended=frozenset(run.ended),
         refused=run.refused if run.first else {},
+        reached=tuple(run.hosts.reached()),
     )
 
 
-async def _listen(chunk: Chunk, run: Run, scope: anyio.CancelScope) -> None:
+def _shared_hosts(directory: Path, limits: Limits) -> SharedHosts:
+    slots = Slots(directory / HOSTS, limits.connections_per_host)
+    return SharedHosts(limits.connections_per_host, slots, first_wait_s=limits.retry_wait_s, down_s=limits.host_down_s)
+
+
+async def _listen(chunk: Chunk, run: Run, tasks: TaskGroup) -> None:
     """Obeys the orders and tells how far it is, until cancelled."""
     path = _progress(chunk.directory, chunk.shard)
     while True:
         word = await anyio.to_thread.run_sync(orders.ask, chunk.directory, chunk.token)
         if word == "end":
-            scope.cancel()
+            tasks.cancel_scope.cancel()
         elif word == "stop" and not run.stopping:
             run.stopping = True
-            scope.deadline = anyio.current_time() + run.limits.grace_s
+            tasks.cancel_scope.deadline = anyio.current_time() + run.limits.grace_s
+            tasks.start_soon(local.end_when_idle, run, tasks.cancel_scope)
         elif word == "enough":
             run.gave_up = True
-        await anyio.to_thread.run_sync(_tell, path, run.counters.figures())
+        await anyio.to_thread.run_sync(_tell, path, _figures(run))
         await anyio.sleep(LISTEN_S)
+
+
+def _figures(run: Run) -> Figures:
+    stages, processor = run.stages.figures()
+    return dataclasses.replace(run.counters.figures(), stages=stages, processor=processor)
 
 
 def _progress(run: Path, shard: int) -> Path:
@@ -347,12 +383,12 @@ class _Driver:
         self.directory = run.journal.directory
         self.orders = Orders(self.directory)
         self._engine = engine
-        self._limits = run.limits if engine.elsewhere else _shared_out(run.limits, engine.slots)
-        self.chunk_users = chunk_users(users, engine.slots, self._limits.users)
+        self._users = users
+        self.chunk_users = 1
+        self._settings: Mapping[str, object] = {}
         self._own = dataclasses.replace(run, counters=Counters())
         self._own.ended, self._own.refused = run.ended, run.refused
-        per_host = run.limits.connections_per_host
-        self._own.hosts = SharedHosts(per_host, Slots(self.directory / HOSTS, per_host))
+        self._hosts = self._own.hosts = run.hosts = _shared_hosts(self.directory, run.limits)
         self._vault = Vault()
         self._level, self._form = level, form
         self._last = HERE
@@ -376,6 +412,7 @@ class _Driver:
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(local.watch_signals, run, ending, self)
                     await self._engine.start(self.directory, self.orders.token)
+                    self._share_out()
                     tasks.start_soon(self._look)
                     if progress is not None:
                         tasks.start_soon(progress, run)
@@ -390,6 +427,23 @@ class _Driver:
         self._count()
         if self._failure is not None:
             raise self._failure
+
+    def _share_out(self) -> None:
+        """What each worker may use of what the run may."""
+        run, slots = self.run, self._engine.slots
+        limits = run.limits
+        if not self._engine.elsewhere:  # there each machine has memory and processors of its own
+            users, octets = -(-limits.users // slots), max(1, limits.max_memory // slots)
+            limits = dataclasses.replace(limits, users=users, max_memory=octets)
+        names = {each.name for each in dataclasses.fields(run) if each.init} - _STATE
+        if self._engine.elsewhere:  # days are counted where all machines see it
+            run.ledger = self._own.ledger = Ledger(self.directory.parent / DAILY)
+        self._settings = {name: getattr(run, name) for name in names} | {"limits": limits}
+        run.throttles.processes = slots
+        if run.journal.keeps_some:  # this process is one of them
+            run.throttles.processes += 1
+            self._own.stores, self._own.throttles = pickle.loads(pickle.dumps((run.stores, run.throttles)))
+        self.chunk_users = chunk_users(self._users, slots, limits.users)
 
     # --- what ends it
 
@@ -419,7 +473,9 @@ class _Driver:
 
     def _count(self) -> None:
         live = [_told(_progress(self.directory, shard)) for shard in self._live]
-        self.run.counters.show(Figures.sum([self._past, self._own.counters.figures(), *live]))
+        figures = Figures.sum([self._past, _figures(self._own), *live])
+        self.run.counters.show(figures)
+        self.run.stages.show(figures.stages, figures.processor)
         limit = self.run.limits.max_errors
         if limit and self.run.counters.users_failed >= limit and self.orders.word == "work":
             self.run.gave_up = self._own.gave_up = True
@@ -492,7 +548,7 @@ class _Driver:
             directory=self.directory,
             shard=group.shard,
             jobs=tuple(map(self._without_literals, group.jobs)),
-            settings=_settings_of(run) | {"limits": self._limits},
+            settings=self._settings,
             token=self.orders.token,
             turn=run.turn,
             refused={place: keys for place, keys in run.refused.items() if place[0] in names},
@@ -505,10 +561,13 @@ class _Driver:
         if self._engine.elsewhere:
             refuse_literals(job)
             return job
-        return dataclasses.replace(job, source=self._kept(job.source), destination=self._kept(job.destination))
+        source, destination = self._kept(job.source), self._kept(job.destination)
+        if source is job.source and destination is job.destination:
+            return job
+        return dataclasses.replace(job, source=source, destination=destination)
 
     def _kept(self, endpoint: Endpoint) -> Endpoint:
-        if endpoint.secret is None:
+        if endpoint.secret is None or endpoint.secret.kind != "literal":
             return endpoint
         return dataclasses.replace(endpoint, secret=self._vault.keep(endpoint.secret))
 
@@ -570,6 +629,7 @@ class _Driver:
         self._count()
         self.run.ended.update(done.ended)
         self.run.refused.update(done.refused)
+        self._hosts.hear(done.reached)
         if done.failure is not None:
             self.fail(done.failure)
 
@@ -658,16 +718,3 @@ def refuse_literals(job: UserJob) -> None:
                 " machines",
                 hint="give env:NAME, file:PATH or cmd:COMMAND, which each worker looks up for itself",
             )
-
-
-def _settings_of(run: Run) -> dict[str, object]:
-    """All that a `Run` is made of but what each process has of its own."""
-    names = {each.name for each in dataclasses.fields(run) if each.init} - _STATE
-    return {name: getattr(run, name) for name in names}
-
-
-def _shared_out(limits: Limits, workers: int) -> Limits:
-    """What one of so many workers of this machine may use of what the run may."""
-    return dataclasses.replace(
-        limits, users=-(-limits.users // workers), max_memory=max(1, limits.max_memory // workers)
-    )

@@ -17,7 +17,7 @@ import logging
 import pickle
 import shutil
 import signal
-import tempfile
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
@@ -33,7 +33,18 @@ from distributed.scheduler import KilledWorker
 
 from aimport.errors import ClusterLost, ConfigurationError
 from aimport.logs import set_up_logging
-from aimport.runners.chunks import Chunk, Done, Versions, WorkerLost, greet, import_chunk, unlike, versions
+from aimport.runners.chunks import (
+    Chunk,
+    Done,
+    Versions,
+    WorkerLost,
+    greet,
+    import_chunk,
+    pack,
+    unlike,
+    unpack,
+    versions,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +56,8 @@ LOOK_S: Final = 10.0
 """How often somebody who waits for a chunk looks whether there is anybody to do it."""
 CONNECT_S: Final = 10.0
 CLOSE_S: Final = 10.0
+SCRATCH: Final = "scratch"
+"""Where Dask has workers keep what they do not have in memory, in the directory of the run: nothing, here."""
 for _name in [*logging.root.manager.loggerDict]:
     if _name.split(".")[0] in ("distributed", "tornado"):  # in a worker too, which finds this task here
         logging.getLogger(_name).setLevel(logging.CRITICAL)  # what comes of it for a run is told in our own words
@@ -59,22 +72,25 @@ _QUIET: Final = {
 class Packed:
     """Octets of a chunk or of what became of it; Dask shows no more of them than this name."""
 
-    def __init__(self, value: object) -> None:
-        self.octets = pickle.dumps(value)
+    def __init__(self, octets: bytes) -> None:
+        self.octets = octets
 
 
 def work(driver: Versions, chunk: Packed) -> Packed:
     """The task."""
     if problem := unlike(driver):
-        return Packed(Done(failure=_of_other_version(problem)))
+        return packed(Done(failure=_of_other_version(problem)))
     try:
-        task = pickle.loads(chunk.octets)
-        assert isinstance(task, Chunk)
+        task = unpack(chunk.octets)
         set_up_logging(task.level, task.form)
-        return Packed(import_chunk(task))
+        return packed(import_chunk(task))
     except Exception as error:  # told by the driver: Dask would log it with the task
         logger.debug("chunk ended by a bug", exc_info=error)
-        return Packed(Done(bug=type(error).__name__))
+        return packed(Done(bug=type(error).__name__))
+
+
+def packed(done: Done) -> Packed:
+    return Packed(pickle.dumps(done))
 
 
 def _of_other_version(problem: str) -> ConfigurationError:
@@ -86,6 +102,8 @@ class _Cluster:
 
     slots = 1
     elsewhere = False
+    task: Callable[[Versions, Packed], Packed] = staticmethod(work)
+    """What a worker does with a chunk."""
 
     def __init__(self) -> None:
         self._client: Client | None = None
@@ -106,16 +124,16 @@ class _Cluster:
         self._number += 1
         key = f"aimport-{chunk.directory.name}-{chunk.shard}-{self._number}"
         try:
-            future = client.submit(work, versions(), Packed(chunk), key=key, pure=False)
+            future = client.submit(self.task, versions(), Packed(pack(chunk)), key=key, pure=False)
             await self._settled(client, future)
-            packed = await anyio.to_thread.run_sync(future.result, abandon_on_cancel=True)
+            answer = await anyio.to_thread.run_sync(future.result, abandon_on_cancel=True)
         except KilledWorker as error:
             raise WorkerLost(f"{error.last_worker.address} died") from None
         except (CancelledError, OSError, TimeoutError) as error:
             raise WorkerLost(f"connection lost ({type(error).__name__})") from None
         except ImportError as error:
             raise _cannot_import(error) from None
-        done = pickle.loads(packed.octets)
+        done = pickle.loads(answer.octets)
         assert isinstance(done, Done)
         return done
 
@@ -185,21 +203,23 @@ class LocalWorkers(_Cluster):
         super().__init__()
         self.slots = workers
         self._cluster: LocalCluster | None = None
-        self._scratch = ""
+        self._scratch: Path | None = None
 
     async def start(self, directory: Path, token: str) -> None:
         try:
-            self._client = await anyio.to_thread.run_sync(self._start)
+            self._client = await anyio.to_thread.run_sync(self._start, directory / SCRATCH)
         except (OSError, TimeoutError, RuntimeError) as error:
             raise ConfigurationError(f"--workers {self.slots}: workers do not start ({error})") from error
 
-    def _start(self) -> Client:
+    def _start(self, scratch: Path) -> Client:
         try:
             security = Security.temporary()
         except ImportError as error:
             raise ConfigurationError("--workers needs the package cryptography", hint=INSTALL) from error
         dask.config.set(_QUIET)
-        self._scratch = tempfile.mkdtemp(prefix="aimport-workers-")
+        shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed
+        scratch.mkdir(mode=0o700)
+        self._scratch = scratch
         self._cluster = LocalCluster(
             n_workers=self.slots,
             threads_per_worker=1,
@@ -211,7 +231,7 @@ class LocalWorkers(_Cluster):
             scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
             memory_limit=None,
-            local_directory=self._scratch,
+            local_directory=str(scratch),
         )
         client = self._connect()
         client.register_plugin(Deaf())
@@ -226,7 +246,7 @@ class LocalWorkers(_Cluster):
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             await anyio.to_thread.run_sync(partial(cluster.close, timeout=CLOSE_S))
-        if self._scratch:
+        if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 
@@ -246,6 +266,9 @@ class ClusterWorkers(_Cluster):
     def __init__(self, address: str) -> None:
         super().__init__()
         self._address = address
+        own = Security().get_tls_config_for_role("client")
+        if address.startswith("tls") and not (own["ca_file"] and own["cert"]):
+            raise ConfigurationError(f"{address}: no certificates", hint=CERTIFICATES)
 
     async def start(self, directory: Path, token: str) -> None:
         client = await self._first()

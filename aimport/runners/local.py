@@ -1,6 +1,6 @@
 """One event loop, N users at a time.
 
-    jobs ──▶ feed ──▶ stream ──▶ N workers, each `pipeline.import_user` ──▶ results
+    jobs ──▶ line ──▶ N at work, each in `pipeline.import_user` ──▶ results
 
 Owns the loop, the signals and the end of the run: the first SIGINT, SIGTERM or SIGHUP lets batches in
 flight finish within a grace time, the second cancels. Where users may join (`joining`), SIGHUP has the list read again.
@@ -12,21 +12,26 @@ import logging
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
-from anyio.abc import TaskStatus
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.abc import TaskGroup, TaskStatus
 
 from aimport.account import Run
 from aimport.errors import AimportError, RunHeld, widest
 from aimport.model import UserJob
 from aimport.pipeline import PlannedUser, import_user, plan_user
 from aimport.runners.joining import Joining
+from aimport.runners.line import Hosts, Line, More
+from aimport.seats import Seat
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+WAITING: Final = 100  # arbitrary
+"""So many users may wait beside those at work: for a host that is full or down, for the time that a server has asked
+for, or for tomorrow. Each keeps what it knows of its mailboxes."""
 
 Progress = Callable[[Run], Coroutine[Any, Any, None]]
 """Shows a run until it is cancelled."""
@@ -55,13 +60,20 @@ class Stop(Protocol):
 @dataclass(frozen=True, slots=True)
 class _Stop:
     run: Run
-    scope: anyio.CancelScope
+    tasks: TaskGroup
 
     def begin(self) -> None:
-        self.scope.deadline = anyio.current_time() + self.run.limits.grace_s
+        self.tasks.cancel_scope.deadline = anyio.current_time() + self.run.limits.grace_s
+        self.tasks.start_soon(end_when_idle, self.run, self.tasks.cancel_scope)
 
     def end(self) -> None:
-        self.scope.cancel()
+        self.tasks.cancel_scope.cancel()
+
+
+async def end_when_idle(run: Run, scope: anyio.CancelScope) -> None:
+    """Nobody is waited for who only waits, for a host or for tomorrow."""
+    await run.seats.until_nobody_works()
+    scope.cancel()
 
 
 async def run_plan(
@@ -78,7 +90,7 @@ async def run_plan(
     ending = Ending()
     try:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(watch_signals, run, ending, _Stop(run, tasks.cancel_scope), joining)
+            await tasks.start(watch_signals, run, ending, _Stop(run, tasks), joining)
             if joining is not None:
                 tasks.start_soon(joining.keep_reading)
             if progress is not None:
@@ -101,7 +113,7 @@ async def _work(jobs: Iterable[UserJob], run: Run, joining: Joining | None) -> N
         try:
             if joining.listed.has_joined(job.user):
                 job = await _claimed(job, run)
-            if not run.stopping:
+            if may_begin(run):
                 await import_user(job, run)
         finally:
             joining.user_ended()
@@ -110,7 +122,7 @@ async def _work(jobs: Iterable[UserJob], run: Run, joining: Joining | None) -> N
         fresh = await joining.more(run)
         return None if fresh is None else joining.counted(wanted(fresh, run))
 
-    await for_each_user(joining.counted(wanted(jobs, run)), run.limits.users, one_of_many, more)
+    await for_each_user(joining.counted(wanted(jobs, run)), run, one_of_many, more)
 
 
 async def _claimed(job: UserJob, run: Run) -> UserJob:
@@ -125,62 +137,87 @@ async def _claimed(job: UserJob, run: Run) -> UserJob:
 
 
 async def import_users(jobs: Iterable[UserJob], run: Run) -> None:
-    """Those that are to be begun in this turn, `limits.users` at the same time."""
+    """Those that are to be begun in this turn, `limits.users` at work at the same time."""
 
     async def one(job: UserJob) -> None:
-        if not run.stopping:
+        if may_begin(run):
             await import_user(job, run)
 
-    await for_each_user(jobs, run.limits.users, one)
+    await for_each_user(jobs, run, one)
 
 
 def wanted(jobs: Iterable[UserJob], run: Run) -> Iterator[UserJob]:
-    """The users that are to be begun."""
-    limit = run.limits.max_errors
+    """The users that are to be begun, as far as is known when they are asked for."""
     for job in jobs:
         if run.stopping or run.gave_up:
             return
         if job.user in run.ended:
             continue
-        if limit and run.counters.users_failed >= limit:
-            logger.error("run takes no new users errors=%d limit=%d", run.counters.users_failed, limit)
-            run.gave_up = True
+        if not may_begin(run):
             return
         yield job
 
 
-More = Callable[[], Awaitable[Iterable[UserJob] | None]]
-"""Waits for further users; None: there will be none."""
+def may_begin(run: Run) -> bool:
+    """Whether one more user is to be begun."""
+    limit = run.limits.max_errors
+    if limit and run.counters.users_failed >= limit and not run.gave_up:
+        logger.error("run takes no new users errors=%d limit=%d", run.counters.users_failed, limit)
+        run.gave_up = True
+    return not run.stopping and not run.gave_up
 
 
 async def for_each_user(
-    jobs: Iterable[UserJob], users: int, act: Callable[[UserJob], Awaitable[None]], more: More | None = None
+    jobs: Iterable[UserJob], run: Run, act: Callable[[UserJob], Awaitable[None]], more: More | None = None
 ) -> None:
-    """Does `act` for each, so many users at the same time, in the order of the list as far as that goes."""
-    send, receive = anyio.create_memory_object_stream[UserJob](users)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_feed_users, jobs, send, more)
-        for _ in range(users):
-            tasks.start_soon(_user_worker, receive.clone(), act)
-        receive.close()
+    """Does `act` for each, `limits.users` at work at the same time, in the order of the list as far as hosts have room.
 
+    Users who only wait have no seat (`seats`), so there are more workers than seats.
+    """
 
-async def _feed_users(jobs: Iterable[UserJob], send: MemoryObjectSendStream[UserJob], more: More | None) -> None:
-    coming: Iterable[UserJob] | None = jobs
-    async with send:
-        while coming is not None:
-            for job in coming:
+    def hosts_of(job: UserJob) -> Hosts:
+        if job.error:
+            return "", ""
+        try:
+            source = run.stores.source(job.source).host if job.source.remote else ""
+            return source, run.stores.destination(job.destination).host if job.destination.remote else ""
+        except AimportError:  # `act` will tell
+            return "", ""
+
+    line = Line(jobs, run.hosts, hosts_of, more)
+    workers = 1
+
+    async def work() -> None:
+        """Takes one user after the other. With its first it lets in the next worker: there are as few as are needed."""
+        nonlocal workers
+        first = True
+        while (picked := await _pick(line, run)) is not None:
+            if first and workers < run.limits.users + WAITING:
+                workers += 1
+                tasks.start_soon(work)
+            first = False
+            job, hosts, seat = picked
+            with seat.used():
                 try:
-                    await send.send(job)
-                except anyio.BrokenResourceError:
-                    return  # the workers ended; their own error tells why
-            coming = await more() if more is not None else None
+                    await act(job)
+                finally:
+                    line.ended(hosts)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
 
 
-async def _user_worker(receive: MemoryObjectReceiveStream[UserJob], act: Callable[[UserJob], Awaitable[None]]) -> None:
-    async with receive:
-        async for job in receive:
-            await act(job)
+async def _pick(line: Line, run: Run) -> tuple[UserJob, Hosts, Seat] | None:
+    """The next user who may begin, with a seat; None: nobody more is to begin."""
+    seat = Seat(run.seats)
+    async with line.turn:
+        while not run.stopping and not run.gave_up and await line.ready():
+            await seat.take()
+            picked = line.pick()
+            if picked is not None:
+                return *picked, seat
+            seat.leave()
+    return None
 
 
 async def watch_signals(

@@ -38,6 +38,10 @@ class Stores:
         self._pool: Pool | None = None
         self._throttles = throttles
 
+    def __getstate__(self) -> dict[str, object]:
+        """What may travel to another process: that has children of its own."""
+        return {**self.__dict__, "_pool": None}
+
     def source(self, endpoint: Endpoint) -> Source:
         source = self._source(endpoint)
         if endpoint.rights is None:

@@ -20,11 +20,13 @@ from aimport.interfaces import Source, SourceSession
 from aimport.model import Endpoint
 from aimport.stores import content, files, inflate
 from aimport.stores.loose.names import is_eml, is_mh
+from aimport.stores.maildir.names import is_guid
 from aimport.stores.mbox.scan import NotMbox, Scanner
 
 logger = logging.getLogger(__name__)
 
 _HEAD = 64 * 1024
+_PFF = b"!BDN"
 _ENTRIES = 2000
 """So many names of a directory are looked at."""
 
@@ -93,6 +95,9 @@ def _of_file(fd: int, path: str) -> set[tuple[str, ...]]:
         head = octets.read(0, _HEAD)
     finally:
         octets.close()
+    if head.startswith(_PFF):
+        hint = "convert it with `readpst -e -o DIR FILE` (pst-utils, libpst), then import eml:DIR"
+        raise UserError(f"{path}: a data file of Outlook (PST, OST) is not read", hint=hint)
     if os.pread(fd, 4, 0) in (b"PK\3\4", b"PK\5\6"):
         return {("zip",)}
     if head[257:262] == b"ustar":
@@ -124,7 +129,8 @@ def _of_directory(fd: int) -> set[tuple[str, ...]]:
         if below:
             found.add(("maildir", "fs"))
     elif any(_has(fd, name, "cur") for name in others):
-        found.add(("maildir", "fs"))
+        named_by_index = any(name.startswith("dovecot.list.index") for name in regular) and all(map(is_guid, others))
+        found.add(("maildir", "index" if named_by_index else "fs"))
     if "mailboxes" in directories:
         found.add(("mdbox",) if "storage" in directories else ("sdbox",))
     if ".mh_sequences" in regular or any(_has(fd, name, ".mh_sequences") for name in directories):

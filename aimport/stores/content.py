@@ -126,38 +126,26 @@ class Plain:
         os.close(self._fd)
 
 
-class Compressed:
-    """A file that decompresses on the way. Going back begins anew."""
+class Streamed:
+    """Octets that come one after the other, each time from the first. Going back begins anew."""
 
-    def __init__(self, fd: int, form: inflate.Format, path: str) -> None:
-        self._fd = fd
-        self._form = form
-        self._path = path
+    def __init__(self, begin: Callable[[], Iterator[bytes]]) -> None:
+        self._begin = begin
         self._at = 0  # of `_data`
         self._data = b""
         self._coming: Iterator[bytes] | None = None
 
-    limit = None
-
     def pieces(self, start: int = 0) -> Iterator[bytes]:
         at = 0
-        for piece in self._inflated():
+        for piece in self._begin():
             if at + len(piece) > start:
                 yield piece[max(0, start - at) :]
             at += len(piece)
 
-    def _inflated(self) -> Iterator[bytes]:
-        if need := inflate.missing(self._form):
-            raise MailboxError(f"{self._path}: {self._form} cannot be read here", hint=need)
-        try:
-            yield from inflate.inflated(Plain(self._fd).pieces(), self._form)
-        except (inflate.TooMuch, inflate.Damaged) as error:
-            raise MailboxError(f"{self._path}: {error}") from error
-
     def _slices(self, start: int, stop: int) -> Iterator[bytes]:
         """The octets between two places, piece by piece; what lies before them is dropped."""
         if self._coming is None or start < self._at:
-            self._at, self._data, self._coming = 0, b"", self._inflated()
+            self._at, self._data, self._coming = 0, b"", self._begin()
         while True:
             end = self._at + len(self._data)
             if end > start:
@@ -176,6 +164,26 @@ class Compressed:
 
     def body(self, head: bytes, start: int, stop: int, change: Change | None, name: str) -> SpanBody:
         return spooled(self._slices(start, stop), name, head, change)
+
+
+class Compressed(Streamed):
+    """A file that decompresses on the way."""
+
+    limit = None
+
+    def __init__(self, fd: int, form: inflate.Format, path: str) -> None:
+        super().__init__(self._inflated)
+        self._fd = fd
+        self._form = form
+        self._path = path
+
+    def _inflated(self) -> Iterator[bytes]:
+        if need := inflate.missing(self._form):
+            raise MailboxError(f"{self._path}: {self._form} cannot be read here", hint=need)
+        try:
+            yield from inflate.inflated(Plain(self._fd).pieces(), self._form)
+        except (inflate.TooMuch, inflate.Damaged) as error:
+            raise MailboxError(f"{self._path}: {error}") from error
 
     def signature(self) -> Signature:
         return signature(self._fd)

@@ -182,17 +182,23 @@ def test_a_destination_that_another_run_works_on_fails_who_joins_alone(forks: Fo
 
 
 @pytest.mark.parametrize(
-    "words", [["-u", "bob", "--watch-list"], ["-F", "-", "--watch-list"], ["-F", "users", "-u", "ann", "--watch-list"]]
+    ("words", "told"),
+    [
+        ("-u bob", "only a list in a file grows"),
+        ("-F -", "only a list in a file grows"),
+        ("-F users -u ann", "only a list in a file grows"),
+        ("-F users --workers 2", "several processes divide the list"),
+    ],
 )
-def test_a_list_that_cannot_grow_is_not_watched(words: list[str], tmp_path: Path) -> None:
+def test_a_list_that_cannot_grow_is_not_watched(words: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "users").write_text("ann\n")
-    to = ["--to", f"maildir:{tmp_path}/to/%u", "--no-journal"]
+    to = ["--watch-list", "--to", f"maildir:{tmp_path}/to/%u", "--no-journal"]
     done = subprocess.run(
-        [sys.executable, "-m", "aimport", "import", *words, *to, f"maildir:{tmp_path}/from/%u", "", "ALL"],
+        [sys.executable, "-m", "aimport", "import", *words.split(), *to, f"maildir:{tmp_path}/from/%u", "", "ALL"],
         cwd=tmp_path, env=mail.environment(), input="bob\n", capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 64
-    assert "--watch-list: only a list in a file grows" in done.stderr
+    assert f"--watch-list: {told}" in done.stderr
 
 
 def test_a_terminal_that_goes_away_stops_a_run_with_a_list_too(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from collections import Counter
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from aimport.config import Settings
+from aimport.errors import ConfigurationError, MailboxError, SourceMissing
 from aimport.interfaces import Destination
 from aimport.location import parse_location
 from aimport.model import Endpoint, Mailbox, Message
@@ -20,8 +22,9 @@ from aimport.octets import whole, wire_form
 from aimport.stores.maildir import MaildirDestination, MaildirSource
 from aimport.stores.maildir.names import Layout
 from aimport.variables import Variables
+from tests import servers
 from tests.contract.stores import Held, ImapAccount, batch, held, message
-from tests.fix_dovecot import Dovecot
+from tests.fix_dovecot import Dovecot, run_dovecot
 from tests.mail import append_batch, tree
 
 PATHS: Final = (("INBOX",), ("Entwürfe",), ("Archive", "2023"), ("Проекты", "日本"), ("a&b c",), ("INBOX", "x"))
@@ -211,3 +214,76 @@ async def test_how_we_sync_does_not_change_what_is_read(dovecot: Dovecot, unique
     dovecot.own(dovecot.home(unique_user))
     seen = ImapAccount(dovecot, unique_user)
     assert Counter(seen.look(("INBOX",))) == Counter(held(each) for each in sent)
+
+
+@pytest.mark.dovecot
+async def test_names_that_listescape_has_escaped_are_read_and_written(unique_user: str) -> None:
+    """Separators, tildes and backslashes in names, which Maildir++ cannot hold as they are."""
+    wanted = [("a.b", "c"), ("~x",), ("it\\s",), ("Entwürfe v1.2",)]
+    try:
+        with run_dovecot(plugins="listescape") as server:
+            for path in wanted:
+                server.doveadm("mailbox", "create", "/".join(path), user=unique_user)
+            endpoint = replace(maildir(server, unique_user), options=(("ESCAPECHAR", "\\"),))
+            async with MaildirSource(endpoint).open() as session:
+                found = [each.path for each in await session.list_mailboxes()]
+            assert sorted(found) == sorted([("INBOX",), *wanted])
+            other = f"{unique_user}-2"
+            endpoint = replace(maildir(server, other), options=(("ESCAPECHAR", "\\"),))
+            await write(MaildirDestination(endpoint), tuple(wanted), [message(1)])
+            server.own(server.home(other))
+            listed = server.doveadm("mailbox", "list", user=other).splitlines()
+            assert sorted({*listed} - {"INBOX", "a.b"}) == sorted("/".join(path) for path in wanted)
+            for path in wanted:
+                assert "messages=1" in server.doveadm("mailbox", "status", "messages", "/".join(path), user=other)
+    except servers.CannotGet as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.dovecot
+@pytest.mark.parametrize(
+    "options", ["", ":FULLDIRNAME=mails:MAILBOXDIR=boxes", ":INDEX=~/index:CONTROL=~/control:UTF-8"]
+)
+async def test_folders_that_only_an_index_names_are_read(unique_user: str, options: str) -> None:
+    """LAYOUT=index, as the server made it: names, order, flags, keywords; renamed and deleted folders."""
+    sent = several(6)
+    try:
+        with run_dovecot(mail_location=f"maildir:~/Maildir:LAYOUT=index{options}") as server:
+            account = ImapAccount(server, unique_user)
+            for path in PATHS:
+                account.put(path, sent)
+            for name in ("old", "gone"):
+                account.put((name,), [message(1)])
+            server.doveadm("mailbox", "rename", "old", "new/name", user=unique_user)
+            server.doveadm("mailbox", "delete", "gone", user=unique_user)
+            text = f"maildir:~/Maildir:LAYOUT=index{options}"
+            home = server.home(unique_user)
+            endpoint = parse_location(
+                text, Variables(user=unique_user, home=str(home)), side="source", settings=Settings()
+            )
+            before = tree(home)
+            found: dict[tuple[str, ...], list[Held]] = {}
+            async with MaildirSource(endpoint).open() as session:
+                for each in await session.list_mailboxes():
+                    found[each.path] = []
+                    async with aclosing(session.messages(await session.select(each), skip=())) as lists:
+                        async for items in lists:
+                            found[each.path] += [held(item) for item in items if isinstance(item, Message)]
+            assert tree(home) == before
+            assert found.keys() == {*PATHS, ("new", "name")}
+            assert found == {path: account.look(path) for path in found}
+    except servers.CannotGet as reason:
+        pytest.skip(str(reason))
+
+
+async def test_an_index_layout_is_not_written_and_needs_its_index(tmp_path: Path) -> None:
+    endpoint = Endpoint(scheme="maildir", path=str(tmp_path), options=(("LAYOUT", "index"),))
+    with pytest.raises(ConfigurationError, match="can only be read"):
+        MaildirDestination(endpoint)
+    folder = tmp_path / ("0a" * 16) / "cur"
+    folder.mkdir(parents=True)
+    async with MaildirSource(endpoint).open() as session:
+        with pytest.raises(SourceMissing, match="names of the folders"):
+            await session.list_mailboxes()
+        with pytest.raises(MailboxError):
+            await session.select(Mailbox(path=("x",), separator="/", native="../x"))

@@ -99,6 +99,27 @@ def test_each_user_of_a_list_is_imported_with_its_own_rights(reachable: Path) ->
     assert verified.returncode == 65, verified.stderr  # looked at with their rights: all of it is gone
 
 
+def test_a_check_looks_with_the_rights_of_each_user_and_makes_nothing(reachable: Path) -> None:
+    """Root may write anywhere, and would see nothing wrong with a home that is not the user's own."""
+    for user in ("bob", "eve"):
+        fill(reachable, user, 5)
+    give(reachable / "dst" / "eve", BOB)
+    before = mail.tree(reachable)
+    command = import_command(reachable)
+    command[command.index("import")] = "check"
+    done = subprocess.run(command, env=mail.environment(), capture_output=True, timeout=60)
+    bob, eve, last = (json.loads(line) for line in done.stdout.splitlines())
+    assert (bob["status"], bob["messages"], bob["problems"]) == ("done", 5, [])
+    assert (eve["status"], eve["messages"], done.returncode) == ("refused", 5, 75)
+    assert "dst/eve" in eve["problems"][0]
+    assert last["disks"][0]["octets"] > bob["octets"]
+    (reachable / "users.csv").unlink()  # written by the test itself
+    after = mail.tree(reachable)
+    assert {path: seen for path, seen in after.items() if path != "."} == {
+        path: seen for path, seen in before.items() if path not in (".", "users.csv")
+    }
+
+
 def test_the_owner_of_the_source_lends_its_rights(reachable: Path) -> None:
     fill(reachable, "bob", 5)
     fill(reachable, "eve", 5)

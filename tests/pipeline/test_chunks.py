@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import pickle
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,10 +25,13 @@ from aimport.errors import ConfigurationError, JournalError
 from aimport.journal import shard_directory
 from aimport.limits import Limits
 from aimport.model import Endpoint, Secret, UserJob
+from aimport.orders import Orders
 from aimport.runners import chunks
 from aimport.runners.chunks import Chunk, Done, Engine, WorkerLost, chunk_users, import_chunk, refuse_literals
+from aimport.stores import Stores
 from tests import mail
 from tests.faults.jobs import write_maildir
+from tests.unit.test_journal import create
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -54,7 +56,8 @@ class Threads:
     async def run(self, chunk: Chunk) -> Done:
         self.ran.append(chunk)
         self.before(chunk)
-        done = await anyio.to_thread.run_sync(import_chunk, chunk)
+        packed = chunks.pack(chunk)
+        done = await anyio.to_thread.run_sync(lambda: import_chunk(chunks.unpack(packed)))
         self.after(chunk)
         return done
 
@@ -116,6 +119,7 @@ def same(report: Report) -> Report:
     """A report without what differs from run to run."""
     shown: Report = json.loads(json.dumps(report))
     shown.pop("run")
+    shown.pop("stages", None)
     for each in (*shown["users"], shown["totals"]):
         each.pop("seconds", None)
     return shown
@@ -154,6 +158,19 @@ def test_a_run_in_chunks_reports_what_a_run_of_one_process_does(words: tuple[str
         assert ended[0] == ended[1]
 
 
+def test_what_held_up_the_workers_is_added_up(site: Site) -> None:
+    _, one = site.import_(None, to="one")
+    _, several = site.import_(Threads(), to="several")
+
+    def batches(report: Report) -> dict[str, int]:
+        return {row["stage"]: row["batches"] for row in report["stages"]["stages"] if row["stage"] in ("read", "list")}
+
+    assert batches(several) == batches(one)
+    assert min(batches(one).values()) >= len(USERS)
+    assert all(row["busy"] >= 0 for row in several["stages"]["stages"])
+    assert 0 < several["stages"]["processor"] <= 1
+
+
 @pytest.mark.parametrize(("begins", "goes_on"), [(None, 3), (2, None), (3, 1), (1, 3)])
 def test_a_run_is_resumed_by_more_processes_or_fewer(begins: int | None, goes_on: int | None, site: Site) -> None:
     """None: by this process alone. Users are where they were begun: nothing is imported twice."""
@@ -167,6 +184,17 @@ def test_a_run_is_resumed_by_more_processes_or_fewer(begins: int | None, goes_on
     assert code == 0
     assert report["totals"]["imported"] == report["totals"]["found"] == 10 * len(USERS)
     assert site.resume(engines[0])[0] == 0
+
+
+def test_workers_elsewhere_have_their_shards_for_themselves_alone(site: Site) -> None:
+    """The driver of a resume has read them just before."""
+    (site.root / "from" / USERS[3]).rename(site.root / "away")
+    assert site.import_(Threads(elsewhere=True))[0] == 75
+    (site.root / "away").rename(site.root / "from" / USERS[3])
+    seen: list[float] = []
+    code, report = site.resume(Threads(elsewhere=True, after=lambda chunk: seen.append(len(chunk.jobs))))
+    assert code == 0 and sum(seen) == 1 and report["totals"]["imported"] == 10 * len(USERS)
+    site.check()
 
 
 def test_a_worker_that_dies_costs_nothing(site: Site) -> None:
@@ -293,7 +321,7 @@ def test_a_literal_secret_stays_with_the_driver(site: Site, tmp_path: Path) -> N
     seen: list[bytes] = []
 
     def look(chunk: Chunk) -> None:
-        seen.append(pickle.dumps(chunk) + repr(chunk).encode())
+        seen.append(chunks.pack(chunk) + repr(chunk).encode())
 
     words = (
         "import", "-F", str(file), "--to", "imap://127.0.0.1:1/?tls=off", "--json", "--journal", f"{tmp_path}/journal",
@@ -306,6 +334,22 @@ def test_a_literal_secret_stays_with_the_driver(site: Site, tmp_path: Path) -> N
     assert seen and all(secret.encode() not in each and b"held" in each for each in seen)
 
 
+def test_workers_have_users_memory_and_rates_of_the_run_together(site: Site) -> None:
+    """Not those of a cluster their users and their memory: each of its machines has its own."""
+    words = ("--users", "5", "--max-memory", "8M", "--messages-per-second", "1000")
+    for elsewhere, users, octets in ((False, 3, 4 << 20), (True, 5, 8 << 20)):
+        engine = Threads(2, elsewhere=elsewhere)
+        assert site.import_(engine, *words, to=f"to-{elsewhere}")[0] == 0
+        for chunk in engine.ran:
+            there = chunks.unpack(chunks.pack(chunk)).settings
+            limits, stores = there["limits"], there["stores"]
+            assert isinstance(limits, Limits) and isinstance(stores, Stores)
+            assert (limits.users, limits.max_memory) == (users, octets)
+            assert stores._throttles is there["throttles"]
+            appends = stores._throttles.of("h").appends if stores._throttles is not None else None
+            assert appends is not None and appends.per_second == 500
+
+
 @pytest.mark.parametrize("kind", ["env", "file", "cmd"])
 def test_references_may_travel(kind: str) -> None:
     secret = Secret(kind=kind, text="x")  # type: ignore[arg-type] # one of its kinds
@@ -316,6 +360,15 @@ def test_references_may_travel(kind: str) -> None:
         refuse_literals(UserJob(user="bob", source=endpoint, destination=literal))
 
 
+@pytest.mark.parametrize("path", ["/srv/bob", "/srv/b\udcf6b"])
+def test_what_is_packed_for_a_worker_is_unpacked_as_it_was(path: str, tmp_path: Path) -> None:
+    """Also the name of a file that is not UTF-8."""
+    endpoint = Endpoint(scheme="maildir", path=path, secret=Secret(kind="held", text="1:2:3:4"), options=(("a", "b"),))
+    job = UserJob(user="bob", source=endpoint, destination=endpoint)
+    chunk = Chunk(directory=tmp_path, shard=1, jobs=(job, job), settings={"limits": Limits()}, token="t")
+    assert chunks.unpack(chunks.pack(chunk)) == chunk
+
+
 @pytest.mark.parametrize(
     ("users", "slots", "at_once", "size"),
     [(1, 2, 5, 1), (20, 2, 5, 5), (100, 2, 5, 7), (1_000_000, 2, 5, 500), (10_000, 100, 10, 13), (3, 8, 2, 1)],
@@ -324,3 +377,53 @@ def test_chunks_are_small_enough_to_share_and_large_enough_to_pay(
     users: int, slots: int, at_once: int, size: int
 ) -> None:
     assert chunk_users(users, slots, at_once) == size
+
+
+@pytest.mark.parametrize(("what", "theirs"), [("aimport", ("0", "3.11")), ("Python", (chunks.versions()[0], "2.7"))])
+def test_a_worker_of_another_version_is_refused(what: str, theirs: chunks.Versions) -> None:
+    problem = chunks.unlike(theirs)
+    assert f"has {what} {dict(zip(('aimport', 'Python'), chunks.versions(), strict=True))[what]}, the run " in problem
+    assert chunks.unlike(chunks.versions()) == ""
+
+
+async def test_a_worker_that_does_not_share_the_directory_is_refused(tmp_path: Path) -> None:
+    """It is not there, it is another one by the same name, its locks do not pass, or it cannot be written."""
+    journal = create(tmp_path)
+    directory = tmp_path / journal.run
+    given = Orders(directory)
+    good = chunks.versions()
+    assert chunks.greet(directory, given.token, good) == ""
+    assert "No such file" in chunks.greet(tmp_path / "elsewhere", given.token, good)
+    assert "is not what the driver wrote" in chunks.greet(directory, "another", good)
+    assert "has Python" in chunks.greet(directory, given.token, (good[0], "2.7"))
+    assert not list(directory.glob("probe-*"))
+    given.close()
+    await journal.close(finished=False)  # its lock is free: so it looks where locks are one machine's own
+    assert "carries no locks" in chunks.greet(directory, given.token, good)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("tls://scheduler.example.org:8786", ""),
+        ("tls://[2001:db8::1]:8786", ""),
+        ("tcp://127.0.0.1:8786", ""),
+        ("tcp://[::1]:8786", ""),
+        ("tcp://localhost:8786", ""),
+        ("tcp://scheduler.example.org:8786", "use tls://"),
+        ("tcp://192.0.2.1:8786", "use tls://"),
+        ("ws://127.0.0.1:8786", "no address"),
+        ("scheduler.example.org:8786", "no address"),
+        ("tls://scheduler.example.org", "no address"),
+        ("tls://h:99999", "no address"),
+        ("", "no address"),
+    ],
+)
+def test_only_what_nobody_else_can_reach_is_connected_to_without_certificates(address: str, told: str) -> None:
+    from aimport.runners.cluster import check_address
+
+    if not told:
+        check_address(address, "scheduler")
+        return
+    with pytest.raises(ConfigurationError, match=told):
+        check_address(address, "scheduler")

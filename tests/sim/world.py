@@ -330,7 +330,7 @@ class World:
         assert asyncio.all_tasks() == {asyncio.current_task()}, f"tasks are left: {asyncio.all_tasks()}"
         assert not self.network.open, "connections are left"
         assert run.budget.free == self.limits.max_memory, "octets of the budget are left"
-        assert not run.hosts._used, "places at hosts are left"
+        assert not run.hosts.used, "places at hosts are left"
         assert not self.loop.unhandled, self.loop.unhandled
 
     def check_acknowledged(self, journal: Journal) -> Counter[str]:

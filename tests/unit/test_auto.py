@@ -46,6 +46,7 @@ def put(*names: str, body: bytes = MBOX) -> Callable[[Path], None]:
         (put(".Sent/cur/"), "maildir"),
         (put("cur/", "new/", "Sent/cur/"), "maildir:fs"),
         (put("Archive/cur/"), "maildir:fs"),
+        (put(f"{'0a' * 16}/cur/", "dovecot.list.index.log"), "maildir:index"),
         (put("inbox", "Sent"), "mbox"),
         (put(".imap/"), "mbox"),
         (put("x/", "Inbox.gz", body=gzip.compress(MBOX)), "mbox"),
@@ -82,6 +83,7 @@ async def test_a_file_is_known_by_how_it_begins(tmp_path: Path) -> None:
         (put("cur/", "mailboxes/"), "may be any of maildir, sdbox"),
         (put("inbox/1", "inbox/a.eml"), "may be any of eml, mh"),
         (put("x/", "notes.txt", body=b"no mail"), "nothing in it looks like mail"),
+        (put("mail.pst", body=b"!BDN\0\0"), "nothing in it looks like mail"),
         (put(), "nothing in it looks like mail"),
     ],
 )
@@ -91,6 +93,12 @@ async def test_what_is_ambiguous_or_nothing_is_refused(
     make(tmp_path)
     with pytest.raises(UserError, match=words):
         await detect(tmp_path)
+
+
+async def test_a_data_file_of_outlook_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "mail.pst").write_bytes(b"!BDN" + bytes(1000))
+    with pytest.raises(UserError, match="readpst"):
+        await detect(tmp_path / "mail.pst")
 
 
 async def test_links_and_nothing_are_refused(tmp_path: Path) -> None:

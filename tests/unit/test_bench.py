@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from aimport import octets
-from bench import baseline, client_cpu, dbox, floor, growth, journal_cost, selecting, table
+from bench import baseline, client_cpu, dbox, floor, growth, journal_cost, selecting, table, workers
 from bench.__main__ import main
 from bench.answers import KINDS, SELECTION, Answer
 from bench.corpus import link_account, message_files, write_corpus
@@ -521,3 +521,11 @@ def test_dbox_is_measured_beside_maildir_and_doveadm(tmp_path: Path, capsys: pyt
     out = capsys.readouterr().out
     assert "sdbox, open 10,000" in out
     assert "sdbox against doveadm import" in out
+
+
+@pytest.mark.slow
+def test_two_workers_and_the_engine_alone_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All users are done by each; figures are told, whatever they are."""
+    assert workers.main(["--quick", "--users", "4", "--empty", "300", "--dir", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "times as fast as one process" in told and "300 users in" in told and "octets a user" in told

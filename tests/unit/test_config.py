@@ -229,7 +229,7 @@ def test_cells_of_a_row_win_over_the_settings() -> None:
 
 
 def test_a_row_cannot_change_what_belongs_to_the_run() -> None:
-    assert set(DEFAULTS) - PER_USER == {"user_list", "first_valid_uid", "logins_per_second"}
+    assert set(DEFAULTS) - PER_USER == {"user_list", "first_valid_uid", "logins_per_second", "daily_wait"}
     assert Settings().for_user({"first_valid_uid": "0"}).first_valid_uid == 500
 
 

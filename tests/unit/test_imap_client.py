@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -24,9 +25,9 @@ from aimport.errors import (
 )
 from aimport.imap.client import connect
 from aimport.imap.commands import Literal, LiteralPolicy, Word
-from aimport.imap.connection import SPOOL_HIGH, Deadlines
+from aimport.imap.connection import SPOOL_HIGH, TLS_PIECE, Deadlines
 from aimport.imap.responses import Exists, Fetch, Listed
-from aimport.model import STREAM_OCTETS
+from aimport.model import STREAM_OCTETS, Security
 from aimport.spool import Spool
 from tests.fix_imap import AFTER, BEFORE, LOGIN, PASSWORD, Peer, logout, scripted, then
 from tests.fix_imap import login as login_as
@@ -239,6 +240,48 @@ async def test_tls_carries_the_session(security: str) -> None:
         reply = await connection.command(b"EXAMINE", b'"x"')
         assert reply.of(Exists) == [Exists(number=3)]
         await connection.close()
+
+
+class Noted:
+    """A transport, and how many octets it was given at a time."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.sizes: list[int] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+    def write(self, octets: bytes | memoryview) -> None:
+        self.sizes.append(len(octets))
+        self._transport.write(octets)
+
+    def writelines(self, parts: Sequence[bytes]) -> None:
+        self.sizes.append(sum(map(len, parts)))
+        self._transport.writelines(parts)
+
+
+@pytest.mark.parametrize("security", ["none", "tls"])
+async def test_tls_is_given_little_at_a_time(security: Security) -> None:
+    """What OpenSSL encrypts of one call it keeps room for while the connection lives: 1.3 MB after a batch (seen)."""
+    body = b"x" * 100_000
+    words: list[Word] = [b"APPEND", b'"x"', *[Literal(body[:1000])] * 200, Literal(body)]
+
+    async def serve(peer: Peer) -> None:
+        tag = (await peer.line()).split(b" ")[0]
+        for size in (*[1000] * 200, len(body)):
+            assert await peer.octets(size) == body[:size]
+            await peer.line()
+        peer.say(tag + b" OK stored")
+
+    async with scripted(then(login_as("IMAP4rev1 LITERAL+"), serve, logout), security=security) as server:
+        connection = await connect(server.endpoint())
+        noted = Noted(connection._transport)
+        connection._transport = noted  # type: ignore[assignment]  # all that is asked of one
+        assert (await connection.command(*words)).ok
+        await connection.close()
+    largest = max(noted.sizes)
+    assert largest <= TLS_PIECE if security == "tls" else largest >= 100_000
 
 
 @pytest.mark.parametrize("security", ["tls", "starttls"])

@@ -19,8 +19,10 @@ ONLY_IN = {
     "aioimaplib": {"imap.client"},
     "click": {"cli"},
     "uvloop": {"runners"},
+    "distributed": {"runners.cluster"},
+    "dask": {"runners.cluster"},
     "stamina": {"pipeline", "verify", "cli"},
-    "sqlite3": {"journal"},
+    "sqlite3": {"journal", "daily"},
     "rich": {"progress", "report", "cli"},
 }
 FORBIDDEN = {

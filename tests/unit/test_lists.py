@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,11 @@ def test_every_form_has_a_fixture() -> None:
     assert {case.form for case in CASES} | {"cpanel", "mbox-tree"} == set(NAMES)
 
 
+def test_every_form_is_in_the_manual() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "user-lists.md").read_text()
+    assert {line.split("`")[1] for line in manual.splitlines() if line.startswith("| `")} == set(NAMES)
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if not case.named], ids=lambda case: case.file)
 def test_a_form_that_is_seen_may_also_be_named(case: Case) -> None:
     content = case.render(VALUES)
@@ -112,6 +119,7 @@ def test_a_form_that_is_seen_may_also_be_named(case: Case) -> None:
         "user;source\nbjörn;maildir:/x\n",
         'user\tsource\n"björn"\tmaildir:/x\n',
         "user,source\nbjörn,maildir:/x",
+        "sep=;\nuser;source\nbjörn;maildir:/x\n",
         '{"user": "björn",\n"source": "maildir:/x"}',
         '[[users]]\nuser = "björn"\nsource = "maildir:/x"\n',
     ],
@@ -140,18 +148,26 @@ def test_a_first_line_with_the_cell_user_is_canonical_whatever_else_it_looks_lik
 )
 def test_what_may_be_of_several_forms_is_refused_and_they_are_named(content: str, names: tuple[str, ...]) -> None:
     told = error(content)
-    assert f"may be any of {', '.join(names)}" in told and "--list-format NAME" in told
+    assert "its form is not clear, say which with --list-format NAME" in told
+    assert [line.split()[0] for line in told.splitlines()[1:]] == list(names)
     for name in names:
         assert read(content, name).form == name
 
 
 def test_an_unknown_form_is_told_with_the_nearest() -> None:
-    assert "unknown form 'mailfery' (did you mean mailferry?)" in error("bob\n", "mailfery")
+    told = error("bob\n", "mailfery")
+    assert "unknown form 'mailfery' (did you mean mailferry?), there are" in told
+    assert [line.split()[0] for line in told.splitlines()[1:]] == list(NAMES)
 
 
 def test_names_alone_stay_a_plain_list() -> None:
     content = "bob\na:b\n{eve\nSourceServer\nuser1#\n"
     assert [row.user for row in rows(content)] == ["bob", "a:b", "{eve", "SourceServer", "user1#"]
+
+
+@given(st.lists(st.text("abcABC019@.-_+=/\\%*!&|~^$()<>?'", min_size=1), min_size=1, unique=True))
+def test_any_names_without_separators_are_a_plain_list(names: list[str]) -> None:
+    assert [row.user for row in rows("\n".join(names))] == names
 
 
 def test_a_header_with_a_slip_is_told_and_nothing_below_it() -> None:
@@ -232,31 +248,30 @@ def test_no_error_shows_what_may_be_a_piece_of_a_password(content: str, form: st
     assert CANARY not in error(content, form)
 
 
-@pytest.mark.parametrize("password", ODD)
-@pytest.mark.parametrize(
-    ("line", "quoted"),
-    [
-        ("user,source_password\nbob,{}\n", True),
-        ("EmailAddress,UserName,Password\nbob,bob,{}\n", True),
-        ("h.old;u;{};h.new;bob;q;\n", False),
-        ('[[users]]\nemail = "bob"\nsource_password = {}\n', None),
-        ('{{"email": "bob", "source_password": {}}}', None),
-        ('Copy "u" "{}" "bob" "q"\n', False),
-        ("u#{}, bob\nx#y, eve\n", False),
-    ],
-)
-def test_a_password_of_any_characters_is_taken_as_it_stands(line: str, quoted: bool | None, password: str) -> None:
-    import json
+def quoted(password: str) -> str:
+    return '"' + password.replace('"', '""') + '"'
 
-    if quoted is None:
-        text = json.dumps(password)
-    elif quoted:
-        text = '"' + password.replace('"', '""') + '"'
-    else:
-        text = password
-        if (line[0] == "h" and ";" in text) or (line[0] == "C" and '"' in text) or (line[0] == "u" and "," in text):
-            pytest.skip("this form has no way to write it")
-    first = next(row for row in rows(line.format(text)) if row.user == "bob")
+
+WRITTEN = (
+    ("user,source_password\nbob,{}\n", quoted, ""),
+    ("EmailAddress,UserName,Password\nbob,bob,{}\n", quoted, ""),
+    ('[[users]]\nemail = "bob"\nsource_password = {}\n', json.dumps, ""),
+    ('{{"email": "bob", "source_password": {}}}', json.dumps, ""),
+    ("h.old;u;{};h.new;bob;q;\n", str, ";"),
+    ('Copy "u" "{}" "bob" "q"\n', str, '"'),
+    ("u#{}, bob\nx#y, eve\n", str, ","),
+)
+"""Lists with a place for a password, how it is written there, and what no password can hold there."""
+
+
+@pytest.mark.parametrize(
+    ("line", "write", "password"),
+    [(line, write, odd) for line, write, without in WRITTEN for odd in ODD if not (without and without in odd)],
+)
+def test_a_password_of_any_characters_is_taken_as_it_stands(
+    line: str, write: Callable[[str], str], password: str
+) -> None:
+    first = next(row for row in rows(line.format(write(password))) if row.user == "bob")
     assert first.cells["source_password"] == password
 
 
@@ -282,20 +297,15 @@ def test_a_host_may_bring_its_port_and_how_it_is_spoken_to(host: str, url: str) 
     assert cells(f"source_host,source_user,dest_user\n{host},u,v\n")["source"] == url
 
 
-def test_directives_of_imapcopy_hold_for_the_lines_below_them() -> None:
-    found = rows(
-        'SourceServer a.org\nDestServer b.org\nCopy "u" "p" "*" "*"\nDstRootFolder "Old"\nCopy "v" "p" "w" "q"\n'
-    )
-    assert [dict(row.cells) for row in found] == [
-        {
-            "source": "imaps://a.org/", "source_user": "u", "source_password": "p",
-            "dest": "imaps://b.org/", "dest_user": "u", "dest_password": "p",
-        },
-        {
-            "source": "imaps://a.org/", "source_user": "v", "source_password": "p",
-            "dest": "imaps://b.org/", "dest_user": "w", "dest_password": "q", "parent": "Old",
-        },
-    ]  # fmt: skip
+def test_directives_of_imapcopy_hold_for_all_lines_wherever_they_stand() -> None:
+    servers = 'DstRootFolder "Old"\nSourceServer a.org\nDestServer b.org\n'
+    content = f'Copy "u" "p" "*" "*"\n{servers}Copy "v" "p" "w" "q"\n'
+    ends = {"source": "imaps://a.org/", "dest": "imaps://b.org/", "parent": "Old"}
+    assert [dict(row.cells) for row in rows(content, "imapcopy")] == [
+        {"source_user": "u", "source_password": "p", "dest_user": "u", "dest_password": "p", **ends},
+        {"source_user": "v", "source_password": "p", "dest_user": "w", "dest_password": "q", **ends},
+    ]
+    assert error(content + "SourceServer c.org\n") == "stdin:6: sourceserver stands twice, or without a value"
 
 
 @pytest.mark.parametrize(
@@ -315,7 +325,7 @@ def test_a_directive_that_changes_what_is_copied_is_refused(directive: str, word
 
 def test_a_directive_that_changes_nothing_of_the_mail_is_told() -> None:
     users = read('SourceServer a\nDestServer b\nConcurrency 4\nDenyFlags "\\Recent"\nCopy "u" "p" "v" "q"\n')
-    assert users.notes == ("Concurrency 4 is not used: give --users, -v to the run",)
+    assert users.notes == ("concurrency 4 is not used: give --users, -v to the run",)
 
 
 def test_a_passwd_file_brings_home_owner_and_location() -> None:
@@ -341,6 +351,24 @@ def test_json_and_toml_say_where_they_are_wrong() -> None:
     assert error('{"user": "bob"}\n[1]').startswith("stdin:2: not an object")
     told = error('[[users]]\nuser = "bob"\n\n[[users]]\nuser = \n[[users]]\nuser = "bob"\n').splitlines()
     assert told[0].startswith("stdin:4: not TOML") and told[1] == "stdin:6: user 'bob' is listed twice"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('source_host = "x"\n[[users]]\nuser = "bob"\n', "stdin:1: fields before the first table"),
+        ('[defaults]\nsource_host = "x"\n[[users]]\nuser = "bob"\n', "stdin:1: a table that is none of the list"),
+        ('[[users]]\nuser = "bob"\n[defaults]\nsource_host = "x"\n', "stdin:1: unknown column 'defaults_source_host'"),
+        ('[users.bob]\nsource = "x"\n[defaults]\nsource = "x"\n', "stdin:1: unknown column 'defaults_source'"),
+    ],
+)
+def test_what_stands_beside_the_tables_is_no_user(content: str, told: str) -> None:
+    assert error(content, "toml").startswith(told)
+
+
+def test_a_list_within_an_object_is_read_and_what_stands_beside_it_is_told() -> None:
+    users = read('{"version": 2, "accounts": [{"email": "a@b"}, {"email": "c@d"}]}')
+    assert (users.count, users.notes) == (2, ("fields beside the list are not used: version",))
 
 
 def test_a_table_for_each_user_may_give_the_name() -> None:
@@ -381,6 +409,9 @@ def test_a_home_of_cpanel_lists_its_mailboxes_and_the_default_one(of_all: bool, 
         ],
     )
     assert len(users.notes) == 1 and users.notes[0].endswith("passwd: left out") and "gone" in users.notes[0]
+    (home / "mail" / ".admin@a_org").symlink_to("a:b.org/admin")
+    told = check_users(str(home)).notes[0]
+    assert "links to mailboxes that are users of their own fail acme: .admin@a_org" in told and "--exclude" in told
 
 
 def test_a_mailbox_of_cpanel_whose_mail_is_missing_is_an_error(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from aimport.config import Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.location import (
     KEYS,
+    OWN_KEYS,
     SETTING_KEYS,
     Side,
     check_password,
@@ -80,10 +81,11 @@ def test_keys_are_kept_in_order_with_their_values() -> None:
 
 @pytest.mark.parametrize(("setting", "key"), sorted(SETTING_KEYS.items()))
 def test_every_setting_of_dovecot_2_4_may_stand_for_its_key(setting: str, key: str) -> None:
-    value = {"LAYOUT": "fs", "BROKENCHAR": "^", "UTF-8": "yes", "ITERINDEX": "yes", "NO-NOSELECT": "yes"}.get(key, "/x")
+    values = {"LAYOUT": "fs", "BROKENCHAR": "^", "ESCAPECHAR": "^"}
+    value = values.get(key) or ("yes" if key in ("UTF-8", "ITERINDEX", "NO-NOSELECT") else "/x")
     kept = "" if value == "yes" else value
     assert parse(f"maildir:/m:{setting}={value}").options == ((key, kept),)
-    assert key in KEYS
+    assert key in {*KEYS, *OWN_KEYS}
     split = msgspec.structs.replace(Settings(mail_driver="maildir", mail_path="/a:b/%n"), **{setting: value})
     assert parse(split_location(split)) == Endpoint(scheme="maildir", path="/a:b/bob", options=((key, kept),))
 

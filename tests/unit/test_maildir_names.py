@@ -30,7 +30,7 @@ def test_options_that_say_where_mail_lies_are_understood() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [("LAYOUT", "index"), ("LAYOUT", "none"), ("DIRNAME", "x"), ("FULLDIRNAME", "x"), ("NOPE", "1")]
+    [("LAYOUT", "none"), ("DIRNAME", "x"), ("FULLDIRNAME", "x"), ("NOPE", "1")]
     + [("SUBSCRIPTIONS", each) for each in ("a/b", "..", ".")],
 )
 def test_options_that_are_not_understood_are_named(option: tuple[str, str]) -> None:
@@ -112,6 +112,34 @@ def test_brokenchar_shows_what_does_not_decode() -> None:
         mailbox = broken.mailbox(directory)
         assert mailbox.path == path
         assert broken.directory(mailbox) == printable(directory)
+
+
+@pytest.mark.parametrize("kind", ["maildir++", "fs"])
+def test_what_a_level_cannot_hold_is_escaped(kind: str) -> None:
+    """As Dovecot's listescape writes it; any name is one directory, and comes back from it."""
+    escaped = layout(("LAYOUT", kind), ("ESCAPECHAR", "\\"))
+    expected = {
+        ("a.b", "c/d"): ".a\\2eb.c\\2fd" if kind == "maildir++" else "a.b/c\\2fd",
+        ("~x",): ".\\7ex" if kind == "maildir++" else "\\7ex",
+        ("it\\s",): ".it\\5cs" if kind == "maildir++" else "it\\5cs",
+        ("Entwürfe/1",): ".Entw&APw-rfe\\2f1" if kind == "maildir++" else "Entw&APw-rfe\\2f1",
+    }
+    for path, directory in expected.items():
+        assert escaped.new_directory(Mailbox(path=path)) == directory
+        assert escaped.mailbox(directory).path == path
+    odd = escaped.mailbox(".x\\41" if kind == "maildir++" else "x\\41")  # nobody writes an A like that
+    assert odd.path == ("xA",) and odd.native
+
+
+@given(paths, st.sampled_from(["maildir++", "fs"]))
+def test_escaped_names_are_injective(path: tuple[str, ...], kind: str) -> None:
+    escaped = layout(("LAYOUT", kind), ("ESCAPECHAR", "^"))
+    try:
+        directory = escaped.new_directory(Mailbox(path=path))
+    except MailboxNameInvalid:
+        return
+    assert escaped.mailbox(directory).path == path
+    assert not escaped.leads_out(directory)
 
 
 def test_a_location_without_a_path_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +94,19 @@ def test_hosts_have_paces_of_their_own_and_accounts_share_theirs() -> None:
     pace = throttles.appends_of("a", "bob", 4.0)
     assert pace is throttles.appends_of("a", "bob", 4.0)
     assert pace is not throttles.appends_of("a", "ann", 4.0)
+
+
+def test_several_processes_have_the_rates_of_a_run_together() -> None:
+    """Each its share, also of what a host is known to take; an account is one process's. It travels as rates alone."""
+    run = Throttles(octets_per_second=900, messages_per_second=3.0, logins_per_second=6.0)
+    run.of("a")
+    run.processes = 3
+    share = pickle.loads(pickle.dumps(run))
+    one = share.of("a")
+    assert [pace.per_second for pace in (one.out, one.into, one.appends, one.fetches)] == [300, 300, 1, 1]
+    share.know_logins("a", 3.0)
+    assert share.of("a").logins.per_second == 1.0
+    assert share.appends_of("a", "bob", 4.0).per_second == 4.0
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from aimport.config import Settings
 from aimport.errors import AimportError, ConfigurationError, NoSuchUser, UsageError, UserError
 from aimport.model import Secret, UserJob
-from aimport.plan import LATER_SETTINGS, Plan, Request, Selection, choose_users, jobs, make_plan, variables_for
+from aimport.plan import Plan, Request, Selection, choose_users, jobs, make_plan, variables_for
 from aimport.query.terms import Dated
 from aimport.variables import expand
 
@@ -201,17 +200,12 @@ def test_home_and_ids_are_those_of_the_system_user_by_default() -> None:
         expand("%i", variables_for("x", Settings(mail_uid="no-such-user")))
 
 
-@pytest.mark.parametrize("name", LATER_SETTINGS)
-def test_a_setting_that_is_not_obeyed_yet_is_refused_not_passed_over(name: str) -> None:
-    value = {"trust_server_search": True, "source_daily_bytes": 1}.get(name, "x")
-    with pytest.raises(ConfigurationError, match=name):
-        plan_for(msgspec.structs.replace(Settings(), **{name: value}), user="x", source="maildir:/x")
-
-
-def test_a_column_that_is_not_obeyed_yet_is_refused(path: Path) -> None:
-    users = write(path, "user,source_daily_bytes\nbob,7\n")
-    with pytest.raises(ConfigurationError, match="source_daily_bytes"):
-        jobs_for(list_file=users, to="maildir:/%u")
+def test_a_user_may_have_a_day_of_its_own(path: Path) -> None:
+    users = write(path, "user,source_daily_bytes\nbob,7K\nann,\n")
+    settings = Settings(source_password=Secret(kind="env", text="PW"), source_daily_bytes=9, dest_daily_bytes=5)
+    bob, ann = jobs_for(settings, list_file=users, source="imaps://mail.example.org", to="maildir:/%u")
+    assert (bob.source.daily_octets, ann.source.daily_octets) == (7168, 9)
+    assert bob.destination.daily_octets == 0  # it has no server
 
 
 # what stops all, what stops one

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aimport import journal as module
-from aimport.errors import JournalDamaged, JournalError, RunHeld, UserError
+from aimport.errors import JournalBusy, JournalDamaged, JournalError, RunHeld, UserError
 from aimport.journal import HERE, Entry, Journal, LaneLog, RunArguments, shard_directory
 from aimport.manifest import lines
 from aimport.model import Appended, Fingerprint, Message, MessageKey, Rejected, Repaired
@@ -208,6 +208,25 @@ async def test_a_shard_has_one_process_and_is_free_as_soon_as_that_is_dead(tmp_p
     await copy(shard, "bob")
     await shard.close(finished=False)
     assert [each.user for each in journal.results()] == ["bob"]
+    await journal.close(finished=False)
+
+
+async def test_a_shard_that_another_machine_has_is_told_as_such(tmp_path: Path) -> None:
+    """No network file system has the memory that SQLite would share: nobody else can look at it meanwhile."""
+    journal = create(tmp_path)
+    await journal.hand_out(1, known("bob"))
+    await journal.hand_out(2, known("carl"))
+    shard = Journal.open_shard(tmp_path / journal.run, 1, alone=True)
+    await copy(shard, "bob")
+    other = Journal.open_shard(tmp_path / journal.run, 2)
+    await copy(other, "carl")
+    assert [(each.user, each.status) for each in journal.results()] == [("bob", "stopped"), ("carl", "rejects")]
+    assert journal.begun() == []
+    with pytest.raises(JournalBusy):
+        entries(journal, "bob")
+    await shard.close(finished=False)
+    await other.close(finished=False)
+    assert [each.status for each in journal.results()] == ["rejects", "rejects"]
     await journal.close(finished=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,7 +100,7 @@ async def test_what_a_host_refused_one_process_no_process_asks_for_again(tmp_pat
             held = process.try_hold(["a"])
             assert held is not None
             stack.callback(process.release, held)
-        assert other.refused_connection("a") == 3
+        assert other.refused_connection("a", "bob", sure=True) == 3
     with ExitStack() as stack:
         for process in (one, other, one):
             held = process.try_hold(["a"])
@@ -108,6 +109,18 @@ async def test_what_a_host_refused_one_process_no_process_asks_for_again(tmp_pat
         assert one.try_hold(["a"]) is other.try_hold(["a"]) is None
     one.allow("a", 4)
     assert Slots(tmp_path, 5).most("a") == 3, "no better knowledge than that of a refusal"
+    one.hear(other.reached())
+    assert [(each.host, each.connections, each.most, each.refused) for each in one.reached()] == [("a", 3, 5, 1)]
+
+
+def test_long_after_a_refusal_one_more_is_tried(tmp_path: Path) -> None:
+    slots = Slots(tmp_path, 5)
+    slots.allow("a", 3)
+    [most] = tmp_path.glob("*/most")
+    for allowed in (4, 5, 5):
+        os.utime(most, (0, 0))
+        assert slots.most("a") == allowed
+        assert slots.most("a") == allowed, "not at once one more"
 
 
 HOLD = """

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
+import anyio
 import pytest
 
 A_WAIT_S: Final = 1.0
@@ -15,7 +15,7 @@ A_WAIT_S: Final = 1.0
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds between two tries of a user that the servers asked for; none of them passes."""
     waits: list[float] = []
-    sleep = asyncio.sleep
+    sleep = anyio.sleep
 
     async def at_once(seconds: float) -> None:
         if seconds >= A_WAIT_S:
@@ -23,5 +23,5 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             seconds = 0.0
         await sleep(seconds)
 
-    monkeypatch.setattr("asyncio.sleep", at_once)
+    monkeypatch.setattr("anyio.sleep", at_once)
     return waits

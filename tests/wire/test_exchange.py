@@ -5,14 +5,16 @@ Sentences: `aimport/profiles/exchange-online.toml` names where each was seen.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import replace
 from typing import Final
 
 import anyio
+import msgspec
 import pytest
 
+from aimport.imap import profiles
+from aimport.imap.profiles import bundled
 from aimport.model import Rejected
 from aimport.results import UserResult
 from tests.wire.server import QUICK, Call, Hook, Server, Session, Wires, bodies
@@ -21,6 +23,13 @@ OFFERED: Final = "IMAP4rev1 SASL-IR UIDPLUS ID UNSELECT CHILDREN NAMESPACE LITER
 BAD: Final = b"Subject: bad\r\n\r\n"
 
 pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the rate that its profile advises these tests would take a minute; `test_rates` has that."""
+    quick = msgspec.structs.replace(bundled()["exchange-online"], messages_per_second=0.0)
+    monkeypatch.setattr(profiles, "bundled", lambda: {**bundled(), "exchange-online": quick})
 
 
 def exchange(hook: Hook) -> Server:
@@ -79,7 +88,7 @@ async def test_a_stated_time_is_obeyed_to_the_millisecond_while_the_others_go_on
     """One connection is allowed: the others only go on when who waits has given his back."""
     others = anyio.Event()
     waits: list[float] = []
-    sleep = asyncio.sleep
+    sleep = anyio.sleep
 
     async def clock(seconds: float) -> None:
         if seconds > 1:
@@ -94,7 +103,7 @@ async def test_a_stated_time_is_obeyed_to_the_millisecond_while_the_others_go_on
             return await call.bye("Connection closed. 14")
         return False
 
-    monkeypatch.setattr("asyncio.sleep", clock)
+    monkeypatch.setattr("anyio.sleep", clock)
     wires = Wires(limits=replace(QUICK, connections_per_host=1))
     users = ["bob", "ann", "carl"]
     for user in users:

@@ -137,7 +137,7 @@ async def _guessed(connection: Connection, profile: Profile) -> Namespace:
 class Session:
     """Commands that both sides use."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, per_day: int) -> None:
         self._connection = link.connection
         self._namespace = link.namespace
         self._profile = link.profile
@@ -152,11 +152,12 @@ class Session:
                 link.profile.batch_messages, batch_of(link.profile.messages_per_second), link.throttle.appends
             ),
             batch_octets=_least(link.profile.batch_octets, 0, link.throttle.out),
+            octets_per_day=per_day,
         )
 
     async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
         """What the server says of itself; where it keeps `targets`, and whether it could, a destination tells."""
-        return Standing(server=server_of(self._connection, self._profile))
+        return Standing(server=server_of(self._connection, self._profile, self.limits))
 
     async def _examine(self, mailbox: Mailbox, name: bytes) -> Reply:
         """Opens read-only (RFC 9051 §6.3.3).

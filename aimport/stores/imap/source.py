@@ -97,7 +97,8 @@ class ImapSource(Account):
     async def open(self) -> AsyncGenerator[ImapSourceSession]:
         link = await self.link()
         try:
-            yield ImapSourceSession(link, trusted=self.endpoint.trust_search)
+            per_day = self.endpoint.daily_octets or link.profile.fetch_octets_per_day
+            yield ImapSourceSession(link, trusted=self.endpoint.trust_search, per_day=per_day)
         finally:
             await link.connection.close()
 
@@ -109,8 +110,8 @@ SEARCH_WITH_EXTENSIONS: Final = 2
 class ImapSourceSession(Session):
     """Reads one account over one connection. `trusted`: its SEARCH compares texts as we would."""
 
-    def __init__(self, link: Link, *, trusted: bool = False) -> None:
-        super().__init__(link)
+    def __init__(self, link: Link, *, trusted: bool = False, per_day: int = 0) -> None:
+        super().__init__(link, per_day)
         self._trusted = trusted
         self._search_level = SEARCH_WITH_EXTENSIONS
 

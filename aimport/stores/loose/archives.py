@@ -1,7 +1,8 @@
-"""zip and tar archives of mail: streamed, never unpacked. Maildir trees (cPanel's backups too) and `.eml` files.
+"""zip and tar archives of mail: streamed, never unpacked. Maildir trees (cPanel's too), `.eml` files, mbox files.
 
     tar  one pass ─▶ members and their places ─▶ one pass a mailbox, from its first message on
     zip  its directory ─▶ members, each opened by itself
+    .mbox in either (Google Takeout) ─▶ scanned on the way ─▶ messages by their places in it
 
 A path in an archive is only a name: nothing is ever opened by it. Hard links (of a Maildir) lead to what stands before
 them in the archive; symbolic links lead nowhere, and a message that is one is told.
@@ -22,6 +23,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import IO, Final, Protocol
 
 from anyio import from_thread
@@ -40,9 +42,14 @@ from aimport.flags import from_letters
 from aimport.model import PIECE_OCTETS, STREAM_OCTETS, Body, Endpoint, Mailbox, Message, MessageKey, Unreadable
 from aimport.names import printable
 from aimport.stores import content, files, inflate
-from aimport.stores.loose.names import mailbox_path, member_of, root_of
+from aimport.stores.loose.names import box_path, is_mbox, mailbox_path, member_of, root_of, steps_of
 from aimport.stores.loose.source import Listing, LooseSource, dated, in_order, narrow
 from aimport.stores.maildir.names import order, parse_keywords, parse_uidlist, split_name
+from aimport.stores.mbox.extents import Extents
+from aimport.stores.mbox.headers import labels_of, read_header, takeout_mailbox
+from aimport.stores.mbox.lines import date_of
+from aimport.stores.mbox.scan import NotMbox, Scanner, head_of
+from aimport.stores.mbox.source import labelled_flags, tell
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +61,11 @@ _NO_CONTENT: Final = -1
 """The place of a message whose octets are not in the archive."""
 _GONE: Final = -2
 """The place of a message that was in the archive as it was listed."""
+_FIRST_PART: Final = -3
+"""From here down: the place of a message in an mbox, by the number of the mbox and its index there."""
+_INDEX_BITS: Final = 40
+HEAD_OCTETS: Final = 1 << 20
+"""So much of a large message is searched for the end of its header."""
 
 
 @dataclass(slots=True)
@@ -81,11 +93,25 @@ class _Folder:
         return sorted(range(len(self.names)), key=place)
 
 
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """Messages of one mailbox in one mbox file of an archive."""
+
+    name: str
+    place: int
+    size: int
+    extents: Extents
+    labelled: bool
+    """Of a file of Google Takeout: labels say the mailbox, and more."""
+
+
 class _Archive(Protocol):
     """The kinds of archives."""
 
-    def members(self) -> Iterator[tuple[str, int, int, float, bytes | None]]:
-        """Path, octets, place, mtime of each file; the content as well where it is a small control file.
+    def members(self) -> Iterator[tuple[str, int, int, float, bytes | Iterator[bytes] | None]]:
+        """Path, octets, place, mtime of each file; the content as well of a small control file and of an mbox.
+
+        That of an mbox is read before the next is asked for, or not at all.
 
         Raises:
             OSError, MailboxError
@@ -94,6 +120,10 @@ class _Archive(Protocol):
 
     def body(self, place: int, size: int, path: str) -> Body:
         """Raises as `members`."""
+        ...
+
+    def octets(self, place: int, size: int, path: str) -> content.Octets | content.Streamed:
+        """A member by place in it, which lasts as long as the archive."""
         ...
 
     def signature(self) -> content.Signature: ...
@@ -133,24 +163,35 @@ class ArchiveHolder:
         self._user = user
         self._root = root
         self._seen: content.Signature | None = None
-        self._found: dict[tuple[str, ...], list[tuple[tuple[str, ...], _Folder]]] = {}
+        self._found: dict[tuple[str, ...], list[tuple[tuple[str, ...], _Folder | _Box]]] = {}
 
     def mailboxes(self) -> list[Mailbox]:
         self._look()
         return in_order(Mailbox(path=path, separator="/") for path in self._found)
 
-    def listed(self, mailbox: Mailbox) -> Listing:
+    def listed(self, mailbox: Mailbox) -> ArchiveListing:
         self._look()
         return self._listing(mailbox)
 
-    def _listing(self, mailbox: Mailbox) -> Listing:
+    def _listing(self, mailbox: Mailbox) -> ArchiveListing:
         folders = self._found.get(mailbox.path)
         if folders is None:
             raise MailboxNotFound(f"{self.path}: no messages of {mailbox.name!r}", code="NONEXISTENT")
         keys: list[MessageKey] = []
         flags: list[frozenset[str]] = []
         sizes, places, dates = array("Q"), array("q"), array("d")
+        parts: list[_Box] = []
         for directory, folder in folders:
+            if isinstance(folder, _Box):
+                path = printable("/".join((*directory, folder.name)))
+                for index in range(len(folder.extents)):
+                    keys.append(MessageKey(f"{path}:{folder.extents.key(index)}"))
+                    flags.append(frozenset())
+                    sizes.append(folder.extents.size(index))
+                    places.append(_FIRST_PART - (len(parts) << _INDEX_BITS | index))
+                    dates.append(0)
+                parts.append(folder)
+                continue
             for at in folder.in_order():
                 name = folder.names[at]
                 base, letters = split_name(name) if folder.maildir else (name, "")
@@ -159,13 +200,21 @@ class ArchiveHolder:
                 sizes.append(folder.sizes[at])
                 places.append(folder.places[at])
                 dates.append(folder.dates[at])
-        kept = all(folder.maildir for _, folder in folders)
-        return Listing(
-            keys=_distinct(keys), sizes=sizes, places=places, flags=flags, dates=dates, kept=kept, mark=self._seen
+        kept = all(isinstance(folder, _Folder) and folder.maildir for _, folder in folders)
+        return ArchiveListing(
+            keys=_distinct(keys),
+            sizes=sizes,
+            places=places,
+            flags=flags,
+            dates=dates,
+            kept=kept,
+            mark=self._seen,
+            boxes=parts,
         )
 
     def reader(self, mailbox: Mailbox, listing: Listing) -> _Reader:
         """A reader of the archive as it is now; when that is another than the one listed, messages go by their keys."""
+        assert isinstance(listing, ArchiveListing), "a listing belongs to the store that made it"
         archive, seen = self._look(keep=True)
         try:
             if listing.mark != seen:
@@ -207,7 +256,8 @@ class ArchiveHolder:
             archive.close()
         return archive, seen
 
-    def _gathered(self, archive: _Archive) -> dict[tuple[str, ...], list[tuple[tuple[str, ...], _Folder]]]:
+    def _gathered(self, archive: _Archive) -> dict[tuple[str, ...], list[tuple[tuple[str, ...], _Folder | _Box]]]:
+        boxes: list[tuple[tuple[str, ...], str, tuple[str, ...] | None, _Box]] = []
         folders: dict[tuple[tuple[str, ...], bool], _Folder] = {}
         controls: dict[tuple[str, ...], dict[str, bytes]] = {}
         odd = 0
@@ -215,7 +265,12 @@ class ArchiveHolder:
         for count, (path, size, place, mtime, data) in enumerate(archive.members()):
             if count % 1024 == 0:
                 from_thread.check_cancelled()
-            if data is not None:
+            if is_mbox(path.rpartition("/")[2]) and place != _NO_CONTENT and (steps := steps_of(path)):
+                found_there = list(self._boxes(path, size, place, data)) if data is not None else []
+                boxes += [(steps[:-1], steps[-1], label, box) for label, box in found_there]
+                if found_there:
+                    continue
+            elif isinstance(data, bytes):
                 controls.setdefault(_steps(path)[:-1], {})[path.rpartition("/")[2]] = data
                 continue
             if path.endswith(("/cur/", "/new/")):
@@ -233,8 +288,8 @@ class ArchiveHolder:
             folder.dates.append(mtime)
         if odd:
             logger.warning("files passed over path=%r count=%d first=%r", self.path, odd, printable(first))
-        root = root_of(folders, self._user, self._root)
-        found: dict[tuple[str, ...], list[tuple[tuple[str, ...], _Folder]]] = {}
+        root = root_of([*folders, *((directory, False) for directory, *_ in boxes)], self._user, self._root)
+        found: dict[tuple[str, ...], list[tuple[tuple[str, ...], _Folder | _Box]]] = {}
         for (directory, maildir), folder in sorted(folders.items()):
             mailbox = mailbox_path(directory, root, maildir=maildir)
             if mailbox is not None:
@@ -243,6 +298,10 @@ class ArchiveHolder:
                 with suppress(ValueError):  # without it messages go by their names
                     folder.uids = parse_uidlist(control.get(UIDLIST, b""))
                 found.setdefault(mailbox, []).append((directory[len(root) :], folder))
+        for directory, name, label, box in boxes:
+            mailbox = box_path(directory, name, root)
+            if mailbox is not None:
+                found.setdefault(label or mailbox, []).append((directory[len(root) :], box))
         if not found:
             raise SourceMissing(
                 f"{self.path}: no mail in it" + (f" below {'/'.join(root)}" if root else ""),
@@ -250,8 +309,43 @@ class ArchiveHolder:
             )
         return found
 
+    def _boxes(
+        self, path: str, size: int, place: int, data: bytes | Iterator[bytes]
+    ) -> Iterator[tuple[tuple[str, ...] | None, _Box]]:
+        """The mailboxes in an mbox file: one, or with their names those of the labels of Google Takeout."""
+        pieces = iter((data,)) if isinstance(data, bytes) else data
+        scanner = Scanner(pieces, limit=size)
+        whole = Extents()
+        labels: dict[tuple[str, ...], Extents] = {}
+        try:
+            for extent in scanner.extents():
+                if labels or (extent.labels and not whole):
+                    labels.setdefault(takeout_mailbox(labels_of(extent.labels)), Extents()).add(extent)
+                else:
+                    whole.add(extent)
+        except NotMbox:
+            return
+        tell(f"{self.path}: {printable(path)}", scanner.findings, None)
+        name = path.rpartition("/")[2]
+        for label, extents in labels.items():
+            yield label, _Box(name, place, size, extents, True)
+        if not labels:
+            yield None, _Box(name, place, size, whole, False)
 
-def _moved(listing: Listing, now: Listing) -> Listing:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveListing(Listing):
+    """With the mbox files that some of its places lead into."""
+
+    boxes: Sequence[_Box]
+
+    def part(self, place: int) -> tuple[_Box, int]:
+        """The mbox that such a place leads into, and the index of the message there."""
+        number = _FIRST_PART - place
+        return self.boxes[number >> _INDEX_BITS], number & ((1 << _INDEX_BITS) - 1)
+
+
+def _moved(listing: ArchiveListing, now: ArchiveListing) -> ArchiveListing:
     """The listing with the places that its messages have now."""
     places = dict(zip(now.keys, now.places, strict=True))
     sizes = dict(zip(now.keys, now.sizes, strict=True))
@@ -259,6 +353,7 @@ def _moved(listing: Listing, now: Listing) -> Listing:
         listing,
         places=array("q", (places.get(key, _GONE) for key in listing.keys)),
         sizes=array("Q", (sizes.get(key, 0) for key in listing.keys)),
+        boxes=now.boxes,
     )
 
 
@@ -287,8 +382,10 @@ def _distinct(keys: list[MessageKey]) -> list[MessageKey]:
 class _Reader:
     """An open archive."""
 
-    def __init__(self, archive: _Archive, path: str, listing: Listing, seen: content.Signature) -> None:
+    def __init__(self, archive: _Archive, path: str, listing: ArchiveListing, seen: content.Signature) -> None:
         self._archive = archive
+        self._octets: dict[int, content.Octets | content.Streamed] = {}
+        """The mbox that was read last, by its place."""
         self._path = path
         self._listing = listing
         self._seen = seen
@@ -307,6 +404,8 @@ class _Reader:
         if place == _NO_CONTENT:
             return Unreadable(key=key, code="unreadable", text=f"{path}: a link to what is not in the archive")
         try:
+            if place <= _FIRST_PART:
+                return self._part(key, *listing.part(place))
             body = self._archive.body(place, listing.sizes[index], path)
             if listing.kept:
                 date = of_seconds(listing.dates[index])
@@ -314,6 +413,31 @@ class _Reader:
             return dated(key, listing.flags[index], body, listing.dates[index], key.rpartition("/")[2])
         except (OSError, MessageUnreadable, MailboxError) as error:
             return narrow(error, key, path)
+
+    def _part(self, key: MessageKey, box: _Box, index: int) -> Message | Unreadable:
+        """A message of an mbox. Raises as `_Archive.body`."""
+        octets = self._octets.get(box.place)
+        if octets is None:
+            octets = self._archive.octets(box.place, box.size, f"{self._path}: {box.name}")
+            self._octets = {box.place: octets}
+        extents = box.extents
+        start, stop = extents.starts[index], extents.stops[index]
+        path = f"{self._path}: {key}"
+        if extents.cut and index == len(extents) - 1:
+            return Unreadable(key=key, code="unreadable", text=f"{path}: the file ends in its midst")
+        large = stop - start > STREAM_OCTETS
+        data = octets.read(start, min(stop, start + HEAD_OCTETS) if large else stop)
+        head = head_of(data)
+        date = date_of(head.line)
+        if head.identity != extents.identities[index] or date is None or (len(data) < stop - start and not large):
+            return Unreadable(key=key, code="unreadable", text=f"{path}: other octets than before are in its place")
+        header_end = min(head.header_end + 1, len(data))
+        header = read_header(data[head.content : header_end])
+        flags = header.flags | (labelled_flags(data[head.content : header_end]) if box.labelled else frozenset())
+        body: Body = header.octets + data[header_end:]
+        if large:
+            body = octets.body(header.octets, start + header_end, stop, None, path)
+        return Message(key=key, flags=flags, internal_date=date, body=body)
 
 
 def _plain(body: Body, path: str) -> Body:
@@ -339,7 +463,7 @@ class _Tar:
         self._octets = content.opened(fd, path)
         self._path = path
 
-    def members(self) -> Iterator[tuple[str, int, int, float, bytes | None]]:
+    def members(self) -> Iterator[tuple[str, int, int, float, bytes | Iterator[bytes] | None]]:
         files_before: dict[str, tuple[int, int]] = {}
         try:
             with tarfile.open(fileobj=_Stream(self._octets.pieces()), mode="r|") as tar:
@@ -355,10 +479,12 @@ class _Tar:
                         continue
                     elif not info.isreg():
                         continue
-                    data = None
-                    if info.isreg() and size <= CONTROL.get(info.name.rpartition("/")[2], -1):
+                    data: bytes | Iterator[bytes] | None = None
+                    name = info.name.rpartition("/")[2]
+                    if info.isreg() and (is_mbox(name) or size <= CONTROL.get(name, -1)):
                         file = tar.extractfile(info)
-                        data = file.read() if file is not None else b""
+                        assert file is not None, "a regular file"
+                        data = iter(partial(file.read, content.SCAN_OCTETS), b"") if is_mbox(name) else file.read()
                     files_before[info.name] = place, size
                     yield info.name, size, place, info.mtime, data
         except tarfile.TarError as error:
@@ -372,11 +498,43 @@ class _Tar:
             raise MailboxError(f"{path}: the archive ends after {len(body)} of its {size} octets")
         return _plain(body, path)
 
+    def octets(self, place: int, size: int, path: str) -> content.Octets:
+        return _Within(self._octets, place, size)
+
     def signature(self) -> content.Signature:
         return self._octets.signature()
 
     def close(self) -> None:
         self._octets.close()
+
+
+class _Within:
+    """A part of a file by place in it (`content.Octets`)."""
+
+    def __init__(self, octets: content.Octets, at: int, size: int) -> None:
+        self._octets = octets
+        self._at = at
+        self.limit = size
+
+    def pieces(self, start: int = 0) -> Iterator[bytes]:
+        left = self.limit - start
+        for piece in self._octets.pieces(self._at + start):
+            yield piece[:left]
+            left -= len(piece)
+            if left <= 0:
+                return
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self._octets.read(self._at + start, self._at + min(stop, self.limit))
+
+    def body(self, head: bytes, start: int, stop: int, change: content.Change | None, name: str) -> content.SpanBody:
+        return self._octets.body(head, self._at + start, self._at + stop, change, name)
+
+    def signature(self) -> content.Signature:
+        return self._octets.signature()
+
+    def close(self) -> None:
+        """The archive is closed by who has opened it."""
 
 
 class _Stream(io.RawIOBase):
@@ -415,15 +573,17 @@ class _Zip:
                 raise MailboxError(f"{path}: damaged zip: {error}") from error
             raise
 
-    def members(self) -> Iterator[tuple[str, int, int, float, bytes | None]]:
+    def members(self) -> Iterator[tuple[str, int, int, float, bytes | Iterator[bytes] | None]]:
         for index, info in enumerate(self._zip.infolist()):
             if info.is_dir():
                 yield info.filename, 0, _NO_CONTENT, 0.0, None
                 continue
             place = _NO_CONTENT if stat.S_ISLNK(info.external_attr >> 16) else index
-            data = None
-            if info.file_size <= CONTROL.get(info.filename.rpartition("/")[2], -1):
-                data = b"".join(self._pieces(info, f"{self._path}: {info.filename}"))
+            data: bytes | Iterator[bytes] | None = None
+            name = info.filename.rpartition("/")[2]
+            if is_mbox(name) or info.file_size <= CONTROL.get(name, -1):
+                pieces = self._pieces(info, f"{self._path}: {info.filename}")
+                data = pieces if is_mbox(name) else b"".join(pieces)
             yield info.filename, info.file_size, place, _zip_mtime(info), data
 
     def body(self, place: int, size: int, path: str) -> Body:
@@ -431,6 +591,10 @@ class _Zip:
         if info.file_size > STREAM_OCTETS:
             return content.spooled(self._pieces(info, path), path)
         return _plain(b"".join(self._pieces(info, path)), path)
+
+    def octets(self, place: int, size: int, path: str) -> content.Streamed:
+        info = self._zip.infolist()[place]
+        return content.Streamed(lambda: self._pieces(info, path))
 
     def signature(self) -> content.Signature:
         return content.signature(self._file.fileno())

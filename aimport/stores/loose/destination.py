@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import stat
+import time
 from array import array
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -91,7 +92,7 @@ class EmlDestinationSession:
         await to_thread.run_sync(self._create, mailbox)
 
     async def append(self, mailbox: Mailbox, batch: Batch) -> Settled:
-        return Settled(await to_thread.run_sync(self._append, mailbox, batch))
+        return await to_thread.run_sync(self._append, mailbox, batch)
 
     async def position(self, mailbox: Mailbox) -> Position | None:
         return await to_thread.run_sync(self._position, mailbox)
@@ -181,14 +182,16 @@ class EmlDestinationSession:
         finally:
             os.close(fd)
 
-    def _append(self, mailbox: Mailbox, batch: Batch) -> list[Appended | Rejected]:
+    def _append(self, mailbox: Mailbox, batch: Batch) -> Settled:
         with self._opened(mailbox) as (fd, path):
             group = disk.GroupSync.of(fd) if self._fsync == "batch" else None
             written: list[str] = []
             try:
                 outcomes = self._write_all(fd, path, batch, written)
+                written_s = time.perf_counter()
                 if group is not None:
                     group.sync()
+                sync_s = time.perf_counter() - written_s
                 with files.FILE_TURNS:
                     while written:
                         os.rename(_hidden(written[0]), written[0], src_dir_fd=fd, dst_dir_fd=fd)
@@ -202,8 +205,10 @@ class EmlDestinationSession:
                 if group is not None:
                     group.release()
             if self._fsync != "never":
+                renamed_s = time.perf_counter()
                 disk.sync_directories([fd])
-            return outcomes
+                sync_s += time.perf_counter() - renamed_s
+            return Settled(outcomes, sync_s)
 
     def _write_all(self, fd: int, path: str, batch: Batch, written: list[str]) -> list[Appended | Rejected]:
         mode = stat.S_IMODE(os.fstat(fd).st_mode) & 0o666

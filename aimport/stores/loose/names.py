@@ -23,6 +23,11 @@ def is_eml(name: str) -> bool:
     return _EML.match(name) is not None
 
 
+def is_mbox(name: str) -> bool:
+    """Whether a file in an archive is an mbox by its name, as Google Takeout, Apple Mail and others write it."""
+    return name.lower().endswith((".mbox", ".mbx")) and not name.startswith(".")
+
+
 def is_mh(name: str) -> bool:
     """Whether a file in an MH folder is a message: a number; `,5` and `#5` were deleted."""
     return name.isascii() and name.isdecimal() and not name.startswith("0") and len(name) < 10
@@ -74,12 +79,18 @@ class Member:
     maildir: bool
 
 
-def member_of(path: str) -> Member | None:
-    """What a path in an archive says; None: it is no message. A path that leads anywhere else is none either."""
+def steps_of(path: str) -> tuple[str, ...]:
+    """The steps of a path in an archive; none: it leads anywhere else."""
     parts = path.split("/")
     while parts and parts[0] in ("", "."):
         parts = parts[1:]
-    if not parts or any(part in ("", ".", "..") or "\0" in part for part in parts):
+    return () if any(part in ("", ".", "..") or "\0" in part for part in parts) else tuple(parts)
+
+
+def member_of(path: str) -> Member | None:
+    """What a path in an archive says; None: it is no message. A path that leads anywhere else is none either."""
+    parts = steps_of(path)
+    if not parts:
         return None
     *above, name = parts
     if above and above[-1] in ("cur", "new") and not name.startswith("."):
@@ -120,6 +131,15 @@ def _common(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
             break
         count += 1
     return one[:count]
+
+
+def box_path(folder: tuple[str, ...], name: str, root: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The mailbox of an mbox file in an archive; None: it lies elsewhere."""
+    above = mailbox_path(folder, root, maildir=False)
+    if above is None:
+        return None
+    path = (*(above if folder != root else ()), name.rpartition(".")[0])
+    return (INBOX, *path[1:]) if path[0].isascii() and path[0].upper() == INBOX else path
 
 
 def mailbox_path(folder: tuple[str, ...], root: tuple[str, ...], *, maildir: bool) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import logging
 import os
 import socket
@@ -28,6 +29,7 @@ from aimport.errors import (
 from aimport.model import MessageKey
 from aimport.names import printable
 from aimport.stores.files import DIRECTORY, FILE, on_disk, read_control, share, translated
+from aimport.stores.maildir.columns import Columns
 from aimport.stores.maildir.names import Layout, courier_words, key_of, parse_courier_list, parse_keywords, split_name
 
 logger = logging.getLogger(__name__)
@@ -235,12 +237,32 @@ def scan(folder: Folder, *, warn: bool = False) -> dict[MessageKey, Place]:
     if odd and warn:
         logger.warning("entries skipped path=%r count=%d first=%r", folder.path, len(odd), odd[0])
     for key, places in twins.items():
-        alive = sorted(
-            (place for place in places if _exists(*place)), key=lambda place: (place[0] == folder.new, place)
-        )
+        alive = sorted((place for place in places if exists(*place)), key=lambda place: (place[0] == folder.new, place))
         for index, place in enumerate(alive):
             suffix = "" if index == 0 else "/new" if place[0] == folder.new else f"/{index + 1}"
             found[MessageKey(key + suffix)] = place
+    return found
+
+
+def gather(folder: Folder) -> Columns | None:
+    """Every message of a folder that keeps still, in one reading; None: it did not, and `scan` is to be asked.
+
+    Raises:
+        OSError: a directory cannot be read.
+    """
+    found = Columns()
+    odd: list[str] = []
+    directories = [fd for fd in (folder.new, folder.cur) if fd >= 0]
+    before = [os.fstat(fd).st_mtime_ns for fd in directories]
+    for fd in (folder.new, folder.cur):
+        if fd >= 0:
+            found.extend(_entries(fd, odd))
+        if fd == folder.new:
+            found.new_ends()
+    if [os.fstat(fd).st_mtime_ns for fd in directories] != before:
+        return None
+    if odd:
+        logger.warning("entries skipped path=%r count=%d first=%r", folder.path, len(odd), odd[0])
     return found
 
 
@@ -258,7 +280,8 @@ def _entries(fd: int, odd: list[str]) -> Iterator[str]:
                 yield entry.name
 
 
-def _exists(fd: int, name: str) -> bool:
+def exists(fd: int, name: str) -> bool:
+    """Whether there is something of this name, whatever it is."""
     try:
         os.stat(name, dir_fd=fd, follow_symlinks=False)
     except OSError:
@@ -366,10 +389,25 @@ def replace_file(dir_fd: int, name: str, data: bytes, *, mode: int, group: int =
     os.rename(new_name, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
 
+_FICLONE: Final = 0x40049409
+CANNOT_CLONE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EBADF})
+"""Said where files cannot share their octets: the file system, the kernel, or one of the two files."""
+
+
 def write_file(
-    dir_fd: int, name: str, pieces: Iterable[bytes], *, mode: int, group: int = -1, mtime_ns: int, durable: bool
+    dir_fd: int,
+    name: str,
+    pieces: Iterable[bytes] | int,
+    *,
+    mode: int,
+    group: int = -1,
+    mtime_ns: int,
+    durable: bool,
 ) -> int:
     """Write a new file, instead of a leftover of that name, and give it its mtime. Returns the mtime it kept.
+
+    A descriptor in the place of `pieces` is that of a file whose octets the new one shares until one of them is written
+    to (FICLONE: btrfs, XFS and others).
 
     Raises:
         OSError: and whatever `pieces` raises; nothing is left of the file.
@@ -383,6 +421,10 @@ def write_file(
     try:
         try:
             size = 0
+            if isinstance(pieces, int):
+                fcntl.ioctl(fd, _FICLONE, pieces)
+                size = os.fstat(pieces).st_size
+                pieces = ()
             for data in pieces:
                 size += len(data)
                 at = os.write(fd, data) if data else 0

@@ -17,8 +17,9 @@ from aimport.errors import ConfigurationError, MailboxNameInvalid
 from aimport.model import Endpoint, Mailbox, MessageKey
 from aimport.names import INBOX, decode_utf7, encode_utf7, printable, split
 
-Kind = Literal["maildir++", "fs", "imapdir"]
-"""Layout of folders: `P/.a.b`, `P/a/b`, `P/a.b`. The INBOX of the last is `P/INBOX`, as any folder (Dovecot, seen)."""
+Kind = Literal["maildir++", "fs", "imapdir", "index"]
+"""Layout of folders: `P/.a.b`, `P/a/b`, `P/a.b`, `P/GUID` with the names in an index. The INBOX of the last two is a
+folder as any other, `P/INBOX` in the third (Dovecot, seen)."""
 
 CONTENTS: Final = frozenset({"cur", "new", "tmp"})
 # Where Dovecot keeps indexes and its own locks, and what it checks, changes nothing for us.
@@ -34,25 +35,32 @@ _VALUES: Final = {
     "DIRNAME": "dirname",
     "FULLDIRNAME": "dirname",
     "BROKENCHAR": "brokenchar",
+    "ESCAPECHAR": "escapechar",
 }
 _NAMES: Final = ("SUBSCRIPTIONS", "DIRNAME", "FULLDIRNAME")
 _STORE_FILES = re.compile(
     r"dovecot[.-].*|maildirfolder|maildirsize|courierimap.*|\.\.DOVECOT-.*", re.IGNORECASE | re.DOTALL
 )
+_GUID = re.compile(r"[0-9a-f]{32}")
 _SHIFTED = re.compile(r"&[A-Za-z0-9+,]*-")
 _ORDER = re.compile(r"(\d*)(?:\.M(\d+))?", re.ASCII)
 _SIZE = re.compile(r",S=(\d+)(?=,|\Z)", re.ASCII)
 _WIRE_SIZE = re.compile(r",W=(\d+)(?=,|\Z)", re.ASCII)
-_UIDLIST_NEXT = re.compile(r"3(?: [A-Z]\S*)*? N(\d{1,10})(?: |\Z)", re.ASCII)
+UIDLIST_HEADER: Final = re.compile(r"3(?: [A-Z]\S*)*? N(\d{1,10})(?: |\Z)", re.ASCII)
 _UIDLIST_GUID = re.compile(r"3(?: [A-Z]\S*)*? G([0-9a-f]{32})(?: |\Z)", re.ASCII)
 _GUID_LINE = re.compile(r"\d{1,10}(?: [A-Z][^ ]*)*? G([^ ]+)(?: [A-Z][^ ]*)* :(.+)", re.ASCII)
 _STEM = re.compile(r"\d+\.M\d+R[^.]*B\d+N\d+(?=\.)", re.ASCII)
 _KEYWORD_LINE = re.compile(r"(\d{1,2}) (.+)", re.ASCII)
 _UIDLIST_V3 = re.compile(r"3( [A-Z]\S*)*")
-_UIDLIST_V3_LINE = re.compile(r"(\d{1,10})(?: [A-Z][^ ]*)* :(.+)", re.ASCII)
+UIDLIST_LINE: Final = re.compile(r"(\d{1,10})(?: [A-Z][^ ]*)* :(.+)", re.ASCII)
 _UIDLIST_V1 = re.compile(r"1 \d+ \d+", re.ASCII)
 _UIDLIST_V1_LINE = re.compile(r"(\d{1,10}) (.+)", re.ASCII)
 _SUBSCRIPTIONS_V2: Final = b"V\t2\n\n"
+
+
+def is_store_file(name: str) -> bool:
+    """Dovecot, Courier or the layout itself keeps it beside the messages of a folder."""
+    return _STORE_FILES.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +81,12 @@ class Layout:
     full: bool = False
     mailboxdir: str = ""
     """All folders lie below it, those of `control` too."""
+    list_root: str = ""
+    list_index: str = "dovecot.list.index"
+    """Where LAYOUT=index has the names of folders."""
     brokenchar: str = ""
+    escapechar: str = ""
+    """What a level cannot hold stands in it as this and two hex digits (Dovecot's plug-in listescape)."""
     utf8: bool = False
 
     @classmethod
@@ -101,7 +114,7 @@ class Layout:
                 utf8 = True
             elif key not in _IGNORED:
                 raise ConfigurationError(f"maildir location: unknown setting {key}")
-        if kind != "fs":
+        if kind not in ("fs", "index"):
             if "dirname" in found:
                 raise ConfigurationError(
                     "maildir location: DIRNAME and FULLDIRNAME are for LAYOUT=fs", hint="add LAYOUT=fs"
@@ -110,15 +123,22 @@ class Layout:
         mailboxdir = found.get("mailboxdir", "").strip("/")
         if mailboxdir and not all(map(_is_name, mailboxdir.split("/"))):
             raise ConfigurationError(f"maildir location: MAILBOXDIR={mailboxdir} leads out of the location")
-        if mailboxdir and "dirname" not in found and "inbox" not in found:
+        if mailboxdir and kind == "fs" and "dirname" not in found and "inbox" not in found:
             hint = "add DIRNAME= or INBOX="  # "Mailbox doesn't exist: INBOX" (Dovecot 2.3.19, seen)
             raise ConfigurationError("maildir location: MAILBOXDIR alone leaves no place for the INBOX", hint=hint)
         found.update({"mailboxdir": mailboxdir} if mailboxdir else {})
+        if kind == "index":
+            found.pop("dirname", "")  # of no use here (Dovecot, seen)
+            options = dict(endpoint.options)
+            index = options.get("INDEX", "")
+            list_root, slash, name = options.get("LISTINDEX", "").rpartition("/")
+            found["list_root"] = (list_root or "/") if slash else endpoint.path if index in ("", "MEMORY") else index
+            found.update({"list_index": name} if name else {})
         return cls(root=endpoint.path, kind=kind, full=full, utf8=utf8, **found)
 
     @property
     def separator(self) -> str:
-        return "/" if self.kind == "fs" else "."
+        return "/" if self.kind in ("fs", "index") else "."
 
     def mailbox(self, directory: str) -> Mailbox:
         """The mailbox of a directory that was seen on disk."""
@@ -129,13 +149,20 @@ class Layout:
         levels = split(name, self.separator)
         decoded = tuple(level if self.utf8 else decode_utf7(level) for level in levels)
         path = tuple(
-            self._unbroken(level) if unicode is None else unicode
+            self._unescaped(self._unbroken(level) if unicode is None else unicode)
             for level, unicode in zip(levels, decoded, strict=True)
         )
         mailbox = Mailbox(path=path, separator=self.separator)
         # `.INBOX` and `.inbox.x` are names of their own; so are those that are not valid modified UTF-7.
         same = shown == directory and None not in decoded and self._derived(mailbox) == directory
         return mailbox if same else Mailbox(path=path, separator=self.separator, native=shown)
+
+    def named(self, levels: tuple[bytes, ...], guid: str) -> Mailbox:
+        """The mailbox of a directory that is named by its GUID; `levels` as the index has them."""
+        texts = tuple(printable(level.decode("utf-8", "surrogateescape")) for level in levels)
+        path = tuple(text if self.utf8 or (name := decode_utf7(text)) is None else name for text in texts)
+        path = (INBOX, *path[1:]) if path[0].isascii() and path[0].upper() == INBOX else path
+        return Mailbox(path=path, separator=self.separator, native=guid)
 
     def directory(self, mailbox: Mailbox) -> str:
         """The directory of a source mailbox."""
@@ -147,6 +174,8 @@ class Layout:
             return False
         if self.kind == "fs":
             return not all(map(_is_name, directory.split("/")))
+        if self.kind == "index":
+            return not is_guid(directory)
         return not _is_name(directory) or (self.kind == "maildir++" and directory[0] != ".")
 
     def new_directory(self, mailbox: Mailbox) -> str:
@@ -159,13 +188,13 @@ class Layout:
         for level in mailbox.path:
             if not level:
                 wrong = "has an empty level"
-            elif "/" in level or self.separator in level:
+            elif not self.escapechar and ("/" in level or self.separator in level):
                 wrong = "has / inside a level" if self.separator == "/" else "has / or . inside a level"
             elif any(char < " " for char in level):
                 wrong = "has a control character"
             elif self.kind == "fs" and (level in CONTENTS or level in (".", "..", self.dirname)):
                 wrong = f"has a level {level}, which is a directory of the store"
-        if mailbox.path[:1] == () or mailbox.path[0].startswith("~"):
+        if mailbox.path[:1] == () or (mailbox.path[0].startswith("~") and not self.escapechar):
             wrong = "is empty or starts with ~"
         elif self.kind != "maildir++" and (
             _STORE_FILES.fullmatch(mailbox.path[0])
@@ -188,7 +217,7 @@ class Layout:
         """The directories to go through from the root to the messages; none: they lie in the root, or in `inbox`."""
         if not directory:
             return ()
-        if self.kind != "fs":
+        if self.kind not in ("fs", "index"):
             return (directory,)
         above = tuple(self.mailboxdir.split("/")) if self.mailboxdir else ()
         return (*above, *directory.split("/"), *((self.dirname,) if self.dirname else ()))
@@ -214,11 +243,24 @@ class Layout:
         if mailbox.path == (INBOX,):
             return self._inbox()
         name = self.separator.join(map(self.level, mailbox.path))
+        if self.escapechar and name.startswith("~"):
+            name = f"{self._escape(name[0])}{name[1:]}"
         return f".{name}" if self.kind == "maildir++" else name
 
     def level(self, level: str) -> str:
         """One level of a name as it stands on disk."""
+        if self.escapechar:
+            odd = {"/", self.separator, self.escapechar}
+            level = "".join(self._escape(char) if char in odd else char for char in level)
         return level if self.utf8 else encode_utf7(level)
+
+    def _escape(self, char: str) -> str:
+        return f"{self.escapechar}{ord(char):02x}"
+
+    def _unescaped(self, level: str) -> str:
+        if not self.escapechar:
+            return level
+        return re.sub(rf"{re.escape(self.escapechar)}([2-7][0-9a-f])", lambda match: chr(int(match[1], 16)), level)
 
     def _unbroken(self, level: str) -> str:
         """A level that is no modified UTF-7: as it is, or with what does not decode as BROKENCHAR and hex digits."""
@@ -252,7 +294,15 @@ def _kind(layout: str) -> Kind:
             return "fs"
         case "imapdir":
             return "imapdir"
-    raise ConfigurationError(f"maildir location: LAYOUT={layout} is not yet supported", hint="Maildir++, fs or imapdir")
+        case "index":
+            return "index"
+    hint = "there are Maildir++, fs, imapdir and index"
+    raise ConfigurationError(f"maildir location: LAYOUT={layout} is not supported", hint=hint)
+
+
+def is_guid(name: str) -> bool:
+    """Whether a directory may be that of a folder of LAYOUT=index."""
+    return _GUID.fullmatch(name) is not None
 
 
 def _is_name(name: str) -> bool:
@@ -345,7 +395,7 @@ def parse_uidlist(data: bytes) -> dict[str, int]:
     """
     header, *lines = data.decode("utf-8", "backslashreplace").split("\n")[:-1] or [""]
     if _UIDLIST_V3.fullmatch(header):
-        pattern = _UIDLIST_V3_LINE
+        pattern = UIDLIST_LINE
     elif _UIDLIST_V1.fullmatch(header):
         pattern = _UIDLIST_V1_LINE
     else:
@@ -363,7 +413,7 @@ def parse_uidlist(data: bytes) -> dict[str, int]:
 
 def next_uid(data: bytes) -> int:
     """The UID that the first message without one will get; 0: the uidlist does not say."""
-    found = _UIDLIST_NEXT.match(data.partition(b"\n")[0].decode("utf-8", "replace"))
+    found = UIDLIST_HEADER.match(data.partition(b"\n")[0].decode("utf-8", "replace"))
     return int(found[1]) if found else 0
 
 

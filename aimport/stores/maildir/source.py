@@ -15,15 +15,17 @@ import os
 import stat
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Container, Iterator, Sequence
+from array import array
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Final, TypeVar
 
 from anyio import from_thread, to_thread
 
-from aimport.errors import MailboxError
+from aimport.errors import MailboxError, SourceMissing
 from aimport.flags import from_letters
 from aimport.model import (
     PIECE_OCTETS,
@@ -44,10 +46,16 @@ from aimport.query.terms import ALL, Term
 from aimport.selecting import pick
 from aimport.standing import Standing
 from aimport.stores import content, files, inflate
+from aimport.stores.dbox.disk import load_table
+from aimport.stores.dbox.index import Damaged
+from aimport.stores.dbox.lists import nodes
+from aimport.stores.dbox.selection import Sizes
 from aimport.stores.maildir import disk
+from aimport.stores.maildir.columns import Columns, Hint, Ordered
 from aimport.stores.maildir.names import (
     CONTENTS,
     Layout,
+    is_guid,
     mailbox_guid,
     message_guids,
     next_uid,
@@ -57,6 +65,7 @@ from aimport.stores.maildir.names import (
     split_name,
     wire_size_in,
 )
+from aimport.stores.maildir.uidlist import kept
 from aimport.stores.room import volume_of
 
 logger = logging.getLogger(__name__)
@@ -66,7 +75,11 @@ HOP_OCTETS: Final = 1 << 20
 HEADER_OCTETS: Final = 4096
 """Read at first for a header; nine in ten are shorter."""
 LISTED: Final = STAGES[0]
+MANY: Final = 10_000  # arbitrary
+"""Messages of a folder whose files are not all looked at before the first is read."""
 _TRIES: Final = 20
+_ANY_SIZE: Final = 1 << 62
+"""A name may promise any; no file is larger."""
 _ENCRYPTED: Final = b"CRYPTED\x03\x07"
 
 T = TypeVar("T")
@@ -84,10 +97,6 @@ class MaildirSource:
     async def open(self) -> AsyncGenerator[MaildirSourceSession, None]:
         """A session; it holds nothing open between calls."""
         yield MaildirSourceSession(self._layout)
-
-
-Hint = str
-"""Where a file was when it was selected: `n` (new) or `c` (cur), then what follows the key in its name; "": look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,15 +136,16 @@ class MaildirSourceSession:
         self, selection: Selection, *, skip: Container[str]
     ) -> AsyncGenerator[Sequence[Message | Unreadable], None]:
         assert isinstance(selection, MaildirSelection), "a selection belongs to the store that made it"
-        wanted = [one for one in zip(selection.keys, selection.hints, strict=True) if one[0] not in skip]
+        left = (one for one in zip(selection.keys, selection.hints, strict=True) if one[0] not in skip)
+        wanted = list(islice(left, HOP_MESSAGES))
         if not wanted:
             return
         reader = await to_thread.run_sync(_Reader, self._layout, selection.mailbox)
         try:
-            at = 0
-            while at < len(wanted):
-                read = await to_thread.run_sync(reader.read, wanted[at : at + HOP_MESSAGES])
-                at += len(read)
+            while wanted:
+                read = await to_thread.run_sync(reader.read, wanted)
+                del wanted[: len(read)]
+                wanted += islice(left, HOP_MESSAGES - len(wanted))
                 yield read
         finally:
             reader.close()
@@ -144,6 +154,8 @@ class MaildirSourceSession:
 def _list(layout: Layout) -> list[Mailbox]:
     root = disk.open_root(layout)
     try:
+        if layout.kind == "index":
+            return _in_order(_indexed(layout, root))
         inbox = layout.mailbox("")
         directories = [""] if inbox.path == (INBOX,) and _holds_messages(layout.inbox or ".", root) else []
         if layout.kind == "fs":
@@ -154,8 +166,42 @@ def _list(layout: Layout) -> list[Mailbox]:
         raise files.translated(error, layout.root, wide=True) from error
     finally:
         os.close(root)
-    mailboxes = [layout.mailbox(directory) for directory in directories]
+    return _in_order(layout.mailbox(directory) for directory in directories)
+
+
+def _in_order(mailboxes: Iterable[Mailbox]) -> list[Mailbox]:
     return sorted(mailboxes, key=lambda mailbox: (mailbox.path != (INBOX,), mailbox.path, mailbox.native))
+
+
+def _indexed(layout: Layout, root: int) -> Iterator[Mailbox]:
+    """Folders of LAYOUT=index that hold messages. One that the index does not name goes by its GUID, and is told.
+
+    Raises:
+        SourceMissing: there are no names.
+        OSError
+    """
+    path = f"{layout.list_root}/{layout.list_index}"
+    fd = os.open(layout.list_root, files.DIRECTORY)
+    try:
+        table = load_table(fd, layout.list_index)
+        if table is None or table.damage:
+            raise Damaged("; ".join(table.damage) if table else "it is missing")
+        names = {node.guid: node.levels for node in nodes(table)}
+    except Damaged as error:
+        raise SourceMissing(f"{path}: {error}; it alone has the names of the folders") from error
+    finally:
+        os.close(fd)
+    above = files.below(layout.mailboxdir.split("/"), root) if layout.mailboxdir else os.dup(root)
+    if above < 0:
+        return
+    try:
+        for guid in _names(above):
+            if is_guid(guid) and _holds_messages(guid, above):
+                if guid not in names:
+                    logger.warning("folder without a name path=%r guid=%s", path, guid)
+                yield layout.named(names.get(guid, (guid.encode(),)), guid)
+    finally:
+        os.close(above)
 
 
 def _flat(layout: Layout, root: int) -> Iterator[str]:
@@ -275,6 +321,17 @@ class Listing:
 def _listed(layout: Layout, mailbox: Mailbox) -> Listing:
     folder = _open(layout, mailbox)
     try:
+        columns = disk.gather(folder)
+        uidlist, uids = _uids(folder)
+        in_order = columns.order(uids) if columns is not None else None
+        if columns is not None and in_order is not None:
+            selection = MaildirSelection(
+                mailbox=mailbox,
+                keys=Ordered(in_order, columns.key),
+                sizes=_sizes(layout, mailbox, folder, columns, in_order),
+                hints=Ordered(in_order, columns.hint),
+            )
+            return Listing(selection=selection, uids=uids, uidlist=uidlist)
         found = disk.scan(folder, warn=True)
         uidlist, uids = _uids(folder)
 
@@ -314,6 +371,30 @@ def _hint(key: MessageKey, fd: int, name: str, folder: disk.Folder) -> Hint:
     if not name.startswith(key):  # the key of a name that is no UTF-8, or of one of two files of one base
         return ""
     return sys.intern(("n" if fd == folder.new else "c") + name[len(key) :])
+
+
+def _sizes(
+    layout: Layout, mailbox: Mailbox, folder: disk.Folder, columns: Columns, in_order: Sequence[int]
+) -> Sequence[int]:
+    """Sizes in that order; of many messages when the first is asked for, which an import never does."""
+
+    def measured(opened: disk.Folder) -> array[int]:
+        return array(
+            "Q",
+            (
+                min(_size(opened.new if columns.is_new(at) else opened.cur, columns.name(at)), _ANY_SIZE)
+                for at in in_order
+            ),
+        )
+
+    def measured_later() -> array[int]:
+        opened = _open(layout, mailbox)
+        try:
+            return measured(opened)
+        finally:
+            opened.close()
+
+    return measured(folder) if len(in_order) <= MANY else Sizes(len(in_order), measured_later)
 
 
 def _size(fd: int, name: str) -> int:
@@ -432,6 +513,10 @@ class _Reader:
         try:
             self._keywords = disk.Keywords(self._folder)
             self._courier = disk.courier_keywords(self._folder)
+            uidlist = disk.read_small(self._folder, disk.UIDLIST, disk.MAX_UIDLIST)
+            self._of_dovecot = uidlist is not None
+            """It has given each message a GUID: that of its line, else its base name."""
+            self._kept = kept(uidlist or b"")
             self._places: dict[MessageKey, disk.Place] | None = None
             """Where the files are, once a hint was wrong."""
             self._fresh = False  # scanned in this hop
@@ -516,7 +601,8 @@ class _Reader:
             base, info = split_name(name)
             flags = from_letters(info, letters) | self.keywords_of(base)
             part = "new" if fd == self._folder.new else "cur"
-            return _read_file(key, fd, name, flags, f"{self._folder.path}/{part}")
+            guid, uidl = self._kept.get(base) or (base if self._of_dovecot else "", "")
+            return _read_file(key, fd, name, flags, f"{self._folder.path}/{part}", guid, uidl)
 
         return self._found(key, hint, act)
 
@@ -560,7 +646,9 @@ class _Reader:
             raise MailboxError(f"{self._folder.path}: {error.strerror}") from error
 
 
-def _read_file(key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], path: str) -> Message:
+def _read_file(
+    key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], path: str, guid: str, uidl: str
+) -> Message:
     """A message; one above `STREAM_OCTETS` keeps its file open. `path` is that of its directory."""
     path = f"{path}/{name}"
     body, status, compressed = content.read_file(files.open_file(name, dir_fd), printable(path))
@@ -583,6 +671,8 @@ def _read_file(key: MessageKey, dir_fd: int, name: str, flags: frozenset[str], p
         internal_date=files.date_of(status.st_mtime_ns // 1_000_000_000, name),
         body=body,
         original=original,
+        guid=guid,
+        uidl=uidl,
     )
 
 

@@ -105,7 +105,7 @@ class MboxDestinationSession:
         await to_thread.run_sync(self._create, mailbox, steps, subscribe)
 
     async def append(self, mailbox: Mailbox, batch: Batch) -> Settled:
-        return Settled(await to_thread.run_sync(self._append, mailbox, batch))
+        return await to_thread.run_sync(self._append, mailbox, batch)
 
     async def position(self, mailbox: Mailbox) -> Position | None:
         return await to_thread.run_sync(self._position, mailbox)
@@ -220,7 +220,7 @@ class MboxDestinationSession:
         finally:
             os.close(fd)
 
-    def _append(self, mailbox: Mailbox, batch: Batch) -> list[Appended | Rejected]:
+    def _append(self, mailbox: Mailbox, batch: Batch) -> Settled:
         steps = self._layout.new_steps(mailbox)
         path = self._path(steps)
         try:
@@ -229,14 +229,16 @@ class MboxDestinationSession:
                 if self._checked.get(steps) != content.signature(fd):
                     writer.cut_off_what_is_half()
                 outcomes = writer.append()
+                written_s = time.perf_counter()
                 if self._fsync != "never":
                     try:
                         os.fdatasync(fd)
                     except OSError:
                         writer.undo()
                         raise
+                sync_s = time.perf_counter() - written_s
                 self._checked[steps] = content.signature(fd)
-                return outcomes
+                return Settled(outcomes, sync_s)
         except OSError as error:
             raise files.translated(error, path) from error
 

@@ -41,7 +41,7 @@ from aimport.query.terms import ALL, Term
 from aimport.stores import content, files
 from aimport.stores.mbox import disk
 from aimport.stores.mbox.extents import Extents, Keys, Sizes, align
-from aimport.stores.mbox.headers import labels_of, read_header, takeout_flags, takeout_mailbox, unquoted
+from aimport.stores.mbox.headers import Dialect, labels_of, read_header, takeout_flags, takeout_mailbox, unquoted
 from aimport.stores.mbox.lines import date_of
 from aimport.stores.mbox.names import Layout, is_step, without_suffix
 from aimport.stores.mbox.scan import Findings, NotMbox, Scanner, head_of
@@ -256,7 +256,7 @@ class MboxSourceSession:
                 mailboxes.setdefault(label, Extents()).add(extent)
         finally:
             octets.close()
-        _tell(path, scanner.findings, self._layout)
+        tell(path, scanner.findings, self._layout.dialect)
         logger.info("labels became mailboxes path=%r mailboxes=%d", path, len(mailboxes))
         self._labelled[steps] = known = _Labelled(signature=seen, mailboxes=mailboxes)
         return known
@@ -348,17 +348,17 @@ def _sniff(octets: content.Octets) -> str:
 def _scan(octets: content.Octets, path: str, layout: Layout) -> Extents:
     scanner = Scanner(octets.pieces(), limit=octets.limit)
     extents = Extents(scanner.extents())
-    _tell(path, scanner.findings, layout)
+    tell(path, scanner.findings, layout.dialect)
     return extents
 
 
-def _tell(path: str, findings: Findings, layout: Layout) -> None:
+def tell(path: str, findings: Findings, dialect: Dialect | None) -> None:
     """What a pass over a file has found; a warning where somebody should look."""
     logger.info(
         "mbox scanned path=%r messages=%d dialect=%s lengths=%d wrong=%d quoted=%d internal=%d expunged=%d",
         path,
         findings.messages,
-        layout.dialect or "|".join(findings.dialects) or "any",
+        dialect or "|".join(findings.dialects) or "any",
         findings.lengths_kept,
         findings.lengths_wrong,
         findings.quoted,
@@ -369,7 +369,7 @@ def _tell(path: str, findings: Findings, layout: Layout) -> None:
         if count:
             places = " ".join(map(str, findings.places[kind]))
             logger.warning("From_ lines in doubt path=%r kind=%s count=%d places=%s", path, kind, count, places)
-    if findings.quoted and layout.dialect is None and findings.dialects != ("mboxcl2",):
+    if findings.quoted and dialect is None and findings.dialects != ("mboxcl2",):
         logger.warning(
             "From_ lines left quoted path=%r count=%d hint=%s",
             path,
@@ -503,7 +503,7 @@ class _Reader:
         header = read_header(data[head.content : header_end])
         flags = header.flags
         if self._selection.label:
-            flags |= takeout_flags(labels_of(_gmail_labels(data[head.content : header_end])))
+            flags |= labelled_flags(data[head.content : header_end])
         body: Body
         if large:
             name = f"{self._path} at {start}"
@@ -539,9 +539,10 @@ class _Reader:
         logger.info("mbox was written anew path=%r messages=%d", self._path, len(now))
 
 
-def _gmail_labels(header: bytes) -> bytes:
+def labelled_flags(header: bytes) -> frozenset[str]:
+    """Flags that the labels of Google Takeout in a header stand for."""
     line = next(Scanner((b"From x Thu Jan  1 00:00:00 1970\n", header, b"\n")).lines(), None)
-    return line.labels if line is not None else b""
+    return takeout_flags(labels_of(line.labels if line is not None else b""))
 
 
 def _close(done: Sequence[Message | Unreadable]) -> None:

@@ -25,7 +25,7 @@ import anyio
 from anyio import to_thread
 
 from aimport.errors import AccessRefused, AimportError, ConnectionLost
-from aimport.interfaces import DestinationSession, SourceSession
+from aimport.interfaces import DestinationSession, Settled, SourceSession
 from aimport.model import (
     Batch,
     Endpoint,
@@ -41,6 +41,7 @@ from aimport.model import (
 )
 from aimport.query.facts import Fact, Facts
 from aimport.query.terms import Term
+from aimport.standing import Inspecting, Standing
 from aimport.stores import Fsync, Stores
 from aimport.stores.dbox.selection import Sizes as SizesOfDbox
 from aimport.stores.rights import wire
@@ -262,6 +263,12 @@ class _Session:
         assert self._destination is not None, "a destination"
         return self._destination
 
+    async def _do_inspect(self, targets: Sequence[Mailbox]) -> wire.Answer:
+        session: object = self._source if self._destination is None else self._destination
+        standing = await session.inspect(targets) if isinstance(session, Inspecting) else Standing()
+        problems = [wire.failed(error) for error in standing.problems]
+        return wire.Inspected(standing.volume, problems, standing.notes)
+
     async def _do_list(self) -> wire.Answer:
         return wire.Listed(list(await (self._source or self._writer).list_mailboxes()))
 
@@ -356,7 +363,9 @@ class _Session:
                 bodies.append(body)
                 messages[index] = replace(messages[index], body=body)
             appending = await self._writer.append(mailbox, replace(batch, messages=tuple(messages)))
-            return wire.Outcomes([wire.ended_of(outcome) for outcome in await appending.outcomes()])
+            ended = [wire.ended_of(outcome) for outcome in await appending.outcomes()]
+            assert isinstance(appending, Settled), "a local store answers at once"
+            return wire.Outcomes(ended, appending.sync_s, appending.turn_s)
         finally:
             for body in bodies:
                 if not isinstance(body, bytes):

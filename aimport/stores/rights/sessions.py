@@ -30,7 +30,6 @@ from aimport.model import (
     Mailbox,
     Message,
     Order,
-    Outcome,
     Places,
     Position,
     Rights,
@@ -43,6 +42,7 @@ from aimport.model import (
 )
 from aimport.query.facts import Fact, Facts
 from aimport.query.terms import ALL, Term
+from aimport.standing import Standing
 from aimport.stores import Fsync
 from aimport.stores.rights import wire
 from aimport.stores.rights.child import Opening
@@ -276,6 +276,9 @@ class RightsSourceSession:
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
 
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return _standing(await self._channel.ask(wire.Inspected, "inspect", list(targets)))
+
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return (await self._channel.ask(wire.Listed, "list")).mailboxes
 
@@ -378,7 +381,10 @@ class RightsDestinationSession:
             descriptors=descriptors,
             large=True,
         )
-        return Settled(outcomes)
+        return outcomes
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return _standing(await self._channel.ask(wire.Inspected, "inspect", list(targets)))
 
     async def position(self, mailbox: Mailbox) -> Position | None:
         return (await self._channel.ask(wire.Stands, "position", mailbox)).position
@@ -405,13 +411,18 @@ class RightsDestinationSession:
         return self._names.place(wanted, uid, uidvalidity)
 
 
-def _outcomes(batch: Batch, answer: wire.Answer, descriptors: Sequence[int]) -> list[Outcome]:
+def _standing(inspected: wire.Inspected) -> Standing:
+    problems = tuple(wire.error_of(each) for each in inspected.problems)
+    return Standing(volume=inspected.volume, problems=problems, notes=inspected.notes)
+
+
+def _outcomes(batch: Batch, answer: wire.Answer, descriptors: Sequence[int]) -> Settled:
     """What became of a batch; of each of its messages, in their order."""
     if not isinstance(answer, wire.Outcomes) or [each.key for each in answer.ended] != [
         message.key for message in batch.messages
     ]:
         raise ConnectionLost("the outcomes of a batch were asked for")
-    return [wire.outcome_of(each) for each in answer.ended]
+    return Settled([wire.outcome_of(each) for each in answer.ended], answer.sync_s, answer.turn_s)
 
 
 def _survey(answer: wire.Answer, descriptors: Sequence[int]) -> Survey | None:

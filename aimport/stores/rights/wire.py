@@ -43,6 +43,7 @@ from aimport.model import (
 )
 from aimport.query.facts import Facts
 from aimport.spool import FileBody
+from aimport.standing import Volume
 from aimport.stores import content
 from aimport.stores.mbox.headers import Dialect, unquoted
 
@@ -194,7 +195,19 @@ class Ended(msgspec.Struct, array_like=True):
 
 
 class Outcomes(msgspec.Struct, array_like=True, tag="outcomes"):
+    """The seconds are those of `Settled`."""
+
     ended: list[Ended]
+    sync_s: float = 0.0
+    turn_s: float = 0.0
+
+
+class Inspected(msgspec.Struct, array_like=True, tag="inspected"):
+    """`Standing`, as far as local stores have it."""
+
+    volume: Volume | None
+    problems: list[Failed]
+    notes: tuple[str, ...]
 
 
 class Stands(msgspec.Struct, array_like=True, tag="stands"):
@@ -227,6 +240,7 @@ Answer = (
     | Read
     | Seen
     | Outcomes
+    | Inspected
     | Stands
     | Found
     | Surveyed
