@@ -34,12 +34,14 @@ from aimport.errors import (
 )
 from aimport.estimate import UNBOUNDED, Bound, Estimate, bound_of
 from aimport.interfaces import DestinationSession, SourceSession
+from aimport.merging import demand_empty
 from aimport.model import Mailbox, UserJob
 from aimport.pipeline import Selector, Store, innermost, map_mailboxes, opened, unready
 from aimport.progress import size
 from aimport.query.query import Query
 from aimport.query.terms import ALL, Larger
 from aimport.results import UserResult
+from aimport.secret import hush
 from aimport.standing import Allowance, Counting, Inspecting, Server, Standing, Volume
 
 logger = logging.getLogger(__name__)
@@ -120,6 +122,10 @@ class Host:
     """The fewest connections of ours at which it refused one more; 0: it never did."""
     inside: int = 0
     """Connections of ours that are open, or being opened."""
+    octets: int = 0
+    """To be fetched from it and appended to it."""
+    appended: int = 0
+    """Messages."""
 
 
 @dataclass(slots=True)
@@ -172,6 +178,8 @@ class Checker:
                 checked.bug = True
                 text = f"internal error: {type(bug).__name__} (please report it; -D shows the trace)"
                 checked.problems.append(UserError(text))
+                ends = (job.source.secret, job.destination.secret)
+                hush(error, [secret.text for secret in ends if secret is not None and secret.kind == "literal"])
                 logger.debug("trace user=%s", job.user, exc_info=error)
             crowded = any(isinstance(each, TooManyConnections) for each in checked.problems)
             if not crowded or checked.source.refused or checked.destination.refused:
@@ -189,6 +197,7 @@ class Checker:
         self.mailboxes += checked.mailboxes
         self.too_large += checked.too_large
         self.estimate.add(checked.messages, checked.octets, checked.bound)
+        self._mind_rates(checked)
         volume = checked.destination.standing.volume
         if volume is not None:
             disk = self.disks.setdefault(volume.device, Disk(volume))
@@ -199,6 +208,20 @@ class Checker:
             if checked.linkable:
                 disk.linkable_octets += octets
                 disk.linkable_files += files
+
+    def _mind_rates(self, checked: Checked) -> None:
+        """What the rates that were asked for mean for the time: they hold for each host, over all users."""
+        limits = self._run.limits
+        for side in filter(lambda side: side.host, (checked.source, checked.destination)):
+            host = self._host(side.host)
+            host.octets += checked.octets
+            host.appended += checked.messages if side.role == "destination" else 0
+            if limits.limit_rate:
+                reason = f"--limit-rate allows {size(limits.limit_rate)}/s at {side.host}"
+                self.estimate.floor(Bound(host.octets / limits.limit_rate, reason))
+            if limits.messages_per_second:
+                reason = f"--messages-per-second allows {limits.messages_per_second:g} at {side.host}"
+                self.estimate.floor(Bound(host.appended / limits.messages_per_second, reason))
 
     def failures(self) -> Sequence[AimportError]:
         """What is wrong for all users together. With `--skip-existing` nobody knows how much is to come."""
@@ -262,6 +285,9 @@ class Checker:
         if reader is None:
             return (), {}
         if writer is not None:
+            if self._run.merge is not None and self._run.merge.way == "require-empty":
+                with _Collecting(checked.problems):
+                    await demand_empty(writer)
             try:
                 mapped = await map_mailboxes(job, self._run, reader, writer)
             except NameClash as error:  # what there is can still be counted

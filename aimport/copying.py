@@ -574,7 +574,11 @@ def _within(limits: Limits, known: ConnectionLimits) -> Limits:
     return replace(
         limits,
         batch_messages=min(limits.batch_messages, known.batch_messages or limits.batch_messages),
-        batch_octets=min(limits.batch_octets, known.batch_octets or limits.batch_octets),
+        batch_octets=min(
+            limits.batch_octets,
+            known.batch_octets or limits.batch_octets,
+            known.octets_per_day // WORTH or limits.batch_octets,
+        ),
     )
 
 

@@ -34,13 +34,11 @@ UNBOUNDED: Final = Bound(0.0)
 def bound_of(messages: int, octets: int, *, source: Server | None, destination: Server | None) -> Bound:
     """By what the servers allow one account: budgets of a day (the first is there at once), messages a second."""
     bounds = [UNBOUNDED]
-    for server, budget, verb in (
-        (source, source.fetch_octets_per_day if source else 0, "gives"),
-        (destination, destination.append_octets_per_day if destination else 0, "takes for"),
-    ):
-        if server is not None and budget and octets > budget:
-            days = (octets - 1) // budget
-            bounds.append(Bound(days * DAY_S, f"{server.kind} {verb} one account {budget / 1e6:.0f} MB a day"))
+    for server, verb in ((source, "gives"), (destination, "takes for")):
+        if server is not None and 0 < server.octets_per_day < octets:
+            days = (octets - 1) // server.octets_per_day
+            budget = f"{server.octets_per_day / 1e6:.0f} MB a day"
+            bounds.append(Bound(days * DAY_S, f"{server.kind or 'a server'} {verb} one account {budget}"))
     if destination is not None and destination.messages_per_second:
         rate = destination.messages_per_second
         bounds.append(Bound(messages / rate, f"{destination.kind} takes {rate:g} messages a second into one account"))
@@ -61,6 +59,10 @@ class Estimate:
         self.messages += messages
         self.octets += octets
         self._bounded_s += bound.seconds
+        self.floor(bound)
+
+    def floor(self, bound: Bound) -> None:
+        """All of it takes no less than this."""
         if bound.seconds > self._longest.seconds:
             self._longest = bound
 

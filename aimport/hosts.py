@@ -13,6 +13,9 @@ from typing import Final
 
 WINDOW_S: Final = 10.0
 """Refusals within so many seconds are one; after as many without any, one connection more is allowed."""
+OVERTAKES_S: Final = 3.0
+"""A refusal comes a few round trips before those who were let in are ready. Who is refused asks again later than that:
+after five seconds (`imap.answers`)."""
 CUT: Final = 0.75
 """What is left of the connections when a host refuses fewer than it has held before: sessions that have ended there
 count a little longer than here, and others come and go."""
@@ -50,7 +53,7 @@ class Ceiling:
         self._refused_by = ""
         self._sure = False
         self._patience_s = 0.0
-        self._cut = self._changed = float("-inf")
+        self._cut = self._changed = self._overtaken = float("-inf")
 
     @property
     def learnt(self) -> int:
@@ -65,6 +68,9 @@ class Ceiling:
     def held(self, inside: int, now: float) -> None:
         """So many are logged in now."""
         self._proven = max(self._proven, inside)
+        if now - self._overtaken < OVERTAKES_S:
+            self._refused_at = inside + 1
+            self.allowed = inside
         if self._refused_at and inside >= self._refused_at:
             # Within a window the answers of several connections may have overtaken each other.
             self._refused_at = inside + 1 if now - self._cut < WINDOW_S else 0
@@ -77,7 +83,8 @@ class Ceiling:
         again = now - self._cut < WINDOW_S
         if not inside:
             if not again:
-                self.allowed = max(1, self.allowed // 2)  # others have them all
+                self.allowed = max(1, self.allowed // 2)  # others have them all, ...
+                self._overtaken = now  # ... or it came before the OK of who has
         elif inside < self._proven:
             if not again:
                 self.allowed = max(1, min(self.allowed, max(inside, int(self.allowed * CUT))))

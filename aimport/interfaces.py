@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Container, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from aimport.model import (
     Batch,
@@ -197,6 +197,22 @@ class DestinationSession(Protocol):
 
     def place(self, wanted: Wanted, uid: Uid | None, uidvalidity: int) -> str:
         """By what a stored message is recognised in a `Survey`; "": only its octets tell."""
+        ...
+
+
+@runtime_checkable
+class Removing(Protocol):
+    """A destination session that can take away what was made for a test (`aimport bench`). No import does."""
+
+    async def remove_mailbox(self, mailbox: Mailbox) -> None:
+        """Removes `mailbox` with all its messages for good. One that is not there is success.
+
+        Those below it are removed before: some servers refuse a mailbox that has any.
+
+        Raises:
+            MailboxError: it is the INBOX, or the store refuses.
+            ConnectionLost
+        """
         ...
 
 

@@ -8,6 +8,7 @@
                 lock            held (flock) while the run's process lives; says who it is
                 rejects.jsonl   one line a rejected message
                 damages.jsonl   one line a damage of a source that mail was taken from all the same
+                stages.jsonl    one line a process that worked: where its time went
                 run.json        what `runs` shows; only its `finished` is nowhere else
                 shards/NNNNNN/  of a run with several processes: a journal of its own for some users, written by the
                                 one process that holds its lock; `places` of the run's own journal says which is whose
@@ -106,6 +107,7 @@ DATABASE: Final = "journal.sqlite"
 REJECTS: Final = "rejects.jsonl"
 REPAIRS: Final = "repairs.jsonl"
 DAMAGES: Final = "damages.jsonl"
+STAGES: Final = "stages.jsonl"
 ESCROW: Final = "escrow"
 INFO: Final = "run.json"
 LOCK: Final = "lock"
@@ -186,6 +188,16 @@ class OpenBatch:
             index=index,
             fingerprint=self.fingerprints[index],
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handed:
+    """What was stored of one batch, and when it was handed over: microseconds since 1970."""
+
+    created_us: int
+    messages: int
+    octets: int
+    """In wire form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -829,6 +841,9 @@ class Journal:
         read: int | None = None
         there: dict[str, UserResult | None] | None = {}
         """Of one shard: its users were handed out together, so they stand together here."""
+        if self._closed and self.directory is None:
+            return
+        own = self._read(lambda db: db.execute("SELECT 1 FROM log WHERE user>0").fetchone())
         while last >= 0 and not (self._closed and self.directory is None):
             last, page = self._read(partial(_standings, after=last, path=self._path))
             for number, name, shard, result in page:
@@ -841,7 +856,7 @@ class Journal:
                     yield name, UserResult(user=name, status="stopped", error=error)
                 elif name in there:
                     yield name, there[name]
-                else:  # handed out and not begun; before that, it may have had an error that is none of its mail's
+                elif own is not None:  # handed out and not begun; before that, it may have had an error
                     before = self._read(partial(_result, user=number, path=self._path))
                     if before is not None:
                         yield name, before
@@ -852,6 +867,32 @@ class Journal:
             return dict(self._shard(shard)._standings())
         except JournalBusy:
             return None
+
+    def pace(self) -> Iterator[Handed]:
+        """Batches that the destination acknowledged, at least in part; in the order of the answers, shards one by one.
+
+        Of all users; what an audit found out later is not looked at.
+        """
+        opened: dict[int, tuple[int, list[int]]] = {}
+        statement = f"SELECT {COLUMNS} FROM log WHERE kind IN ({INTENT},{OUTCOME}) AND seq>? ORDER BY seq LIMIT {CHUNK}"
+        rows: list[_Row] = []
+        last = 0
+        while last == 0 or len(rows) == CHUNK:
+            rows = self._read(partial(_page, statement, (last,), self._path))
+            for _, kind, _, _, number, data in rows:
+                if kind == INTENT:
+                    intent = _read_intent(data)
+                    opened[number] = intent.created_us, _read_columns(zlib.decompress(intent.columns))[1]
+                else:
+                    created_us, sizes = opened.pop(number)
+                    uids = _read_outcome(data)[0]
+                    uids = uids if len(uids) == len(sizes) else uids * len(sizes)
+                    stored = [size for size, uid in zip(sizes, uids, strict=True) if uid >= NO_UID]
+                    if stored:
+                        yield Handed(created_us=created_us, messages=len(stored), octets=sum(stored))
+            last = rows[-1][0] if rows else -1
+        for shard in range(1, self._last_shard + 1):
+            yield from self._shard(shard).pace()
 
     def lanes(self, user: str) -> Sequence[Lane]:
         """Which mailboxes of a user went where, in the order they began."""
@@ -932,6 +973,26 @@ class Journal:
         before = len(known)
         known.add(hash(line))
         return len(known) > before
+
+    def keep_stages(self, stages: Mapping[str, object]) -> None:
+        """Adds where the time of this process went (`stages.Stages.to_json`). Of no use to a resume.
+
+        Raises:
+            JournalError
+        """
+        if self.directory is not None:
+            with _translated(self.directory / STAGES):
+                _append(self.directory / STAGES, _json(stages) + b"\n")
+
+    def stages(self) -> Sequence[Mapping[str, object]]:
+        """One for each process that worked on the run to its own end; a line that cannot be read is left out."""
+        kept = []
+        if self.directory is not None:
+            with suppress(FileNotFoundError), _translated(self.directory / STAGES):
+                for line in (self.directory / STAGES).read_bytes().splitlines():
+                    with suppress(ValueError):
+                        kept.append(msgspec.json.decode(line, type=dict[str, object]))
+        return kept
 
     def damages(self, user: str) -> int:
         """How many damages of a user's source are recorded."""

@@ -11,10 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from aimport.errors import Status
 
 SCHEMA = 1
+WORSE: Final[tuple[Status, ...]] = ("done", "rejects", "quota", "refused", "failed", "stopped")
+"""From the best to the worst."""
 
 
 def _balanced(result: UserResult | Totals) -> bool:
@@ -66,6 +69,8 @@ class UserResult:
     dates: Mapping[str, int] = field(default_factory=dict)
     damages: int = 0
     """Damages of the source that mail was taken from all the same: lines of `damages.jsonl`."""
+    runs: int = 1
+    """Of a report over several runs (`together`): in how many of them the user is."""
     unknown: bool = False
     """The user is not known (`NoSuchUser`): 67 when it is the only one. Not in the JSON, as the next two."""
     bug: bool = False
@@ -80,7 +85,8 @@ class UserResult:
 
     def to_json(self) -> dict[str, object]:
         """The user as the report shows it."""
-        return {"user": self.user, "status": self.status, **_counts(self), "error": self.error}
+        runs = {"runs": self.runs} if self.runs > 1 else {}
+        return {"user": self.user, "status": self.status, **_counts(self), "error": self.error, **runs}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +157,7 @@ class RunReport:
     users: Sequence[UserResult]
     exit: int
     stages: Mapping[str, object] | None = None
-    """What held it up (`stages.Stages.to_json`), of the process that has just worked; None: nobody knows any more."""
+    """What held it up (`stages.Stages.to_json`), of all processes that worked; None: nobody knows."""
 
     @property
     def totals(self) -> Totals:
@@ -167,6 +173,61 @@ class RunReport:
             "exit": self.exit,
             **({} if self.stages is None else {"stages": dict(self.stages)}),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRun:
+    """A run that was begun, with its results; runs of one `job` try the same once more."""
+
+    run: str
+    job: str
+    users: Sequence[UserResult]
+
+
+def together(runs: Iterable[PastRun]) -> list[UserResult]:
+    """Several runs as one, given from the oldest to the newest: each user once, in the order they first appear.
+
+    Counts are summed: a message that two runs imported is at the destination twice. How a user stands is what the
+    newest run of each job says, and of several jobs the worst: a later run mends what failed in an earlier one of the
+    same job, not what another job left.
+    """
+    rows: dict[str, dict[str, tuple[str, list[UserResult]]]] = {}
+    for each in runs:
+        for result in each.users:
+            jobs = rows.setdefault(result.user, {})
+            _, before = jobs.get(each.job, ("", []))
+            jobs[each.job] = each.run, [*before, result]
+    return [_one_of(jobs) for jobs in rows.values()]
+
+
+def _one_of(jobs: Mapping[str, tuple[str, list[UserResult]]]) -> UserResult:
+    every = [result for _, results in jobs.values() for result in results]
+    if len(every) == 1:
+        return every[0]
+    newest = [(run, results[-1]) for run, results in jobs.values()]
+    errors = [f"run {run}: {result.error}" for run, result in newest if result.error]
+    totals = Totals.of(every)
+    return UserResult(
+        user=every[0].user,
+        status=max((result.status for _, result in newest), key=WORSE.index),
+        found=totals.found,
+        imported=totals.imported,
+        present=totals.present,
+        skipped=totals.skipped,
+        rejected=totals.rejected,
+        altered=totals.altered,
+        maybe_duplicate=totals.maybe_duplicate,
+        octets=totals.octets,
+        seconds=totals.seconds,
+        error="; ".join(errors) or None,
+        dates=totals.dates,
+        damages=totals.damages,
+        runs=len(every),
+        unknown=all(result.unknown for _, result in newest),
+        bug=any(result.bug or not result.balanced for result in every),
+        mailbox_missing=all(result.mailbox_missing for _, result in newest if result.status == "failed")
+        and any(result.mailbox_missing for _, result in newest),
+    )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,11 +13,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal
+from typing import Final, Literal, cast
+
+import msgspec
 
 Stage = Literal["connect", "list", "look", "read", "prepare", "journal", "append-send", "sync", "append-wait"]
 """`connect`: connection and login; `look`: at the destination, for what is there; `prepare`: wire form and hash."""
@@ -63,6 +65,10 @@ class Meter:
             self.held_s - other.held_s,
             self.crowded_s - other.crowded_s,
         )
+
+
+Shown = tuple[str, str, int, float, float, float, float]
+"""Stage, host and the fields of its meter."""
 
 
 @dataclass(slots=True)
@@ -149,6 +155,7 @@ class Stages:
         self.clock = clock
         self._meters: dict[tuple[Stage, str], Meter] = {}
         self._processor = processor or partial(_processor_now, threading.get_native_id())
+        self._shown: Processor | None = None
         self._began = self.mark()
 
     def meter(self, stage: Stage, host: str = "") -> Meter:
@@ -179,7 +186,25 @@ class Stages:
             self.meter(stage, host).hold(self.clock() - began)
 
     def mark(self) -> Mark:
-        return Mark({place: replace(meter) for place, meter in self._meters.items()}, self._processor())
+        processor = self._shown or self._processor()
+        return Mark({place: replace(meter) for place, meter in self._meters.items()}, processor)
+
+    def figures(self) -> tuple[tuple[Shown, ...], tuple[float, float, float, float]]:
+        """For `tally.Figures`: what another process is to add up."""
+        meters = tuple(
+            (*place, each.batches, each.busy_s, each.waiting_s, each.held_s, each.crowded_s)
+            for place, each in self._meters.items()
+        )
+        spent = self._processor().since(self._began.processor)
+        return meters, (spent.passed_s, spent.loop_s, spent.interpreter_s, spent.threads_s)
+
+    def show(self, meters: Iterable[Shown], processor: tuple[float, float, float, float]) -> None:
+        """Becomes what other processes have measured; the processor is then the average of theirs."""
+        self._shown = Processor(*processor)
+        self._began = Mark({}, Processor(0.0, 0.0, 0.0, 0.0))
+        for stage, host, *figures in meters:
+            batches, *seconds = figures
+            self._meters[cast(Stage, stage), host] = Meter(int(batches), *seconds)
 
     def finding(self, since: Mark | None = None) -> Finding | None:
         """What limits the run; None: too little was done to tell."""
@@ -208,7 +233,7 @@ class Stages:
             "limited_by": None
             if found is None
             else {"stage": found.stage, "host": found.host, "share": round(found.share, 3), "advice": found.advice},
-            "processor": round(self._processor().since(self._began.processor).share, 3),
+            "processor": round(self.mark().processor.since(self._began.processor).share, 3),
             "stages": [
                 {
                     "stage": stage,
@@ -236,8 +261,57 @@ class Stages:
         ]  # fmt: skip
 
 
+def summed(documents: Sequence[Mapping[str, object]]) -> dict[str, object] | None:
+    """Several of `Stages.to_json` as one, limited by what limited the longest of them; None: there is none.
+
+    Of other versions, what is not understood is left out.
+    """
+    known = []
+    for document in documents:
+        with suppress(msgspec.ValidationError):
+            known.append(msgspec.convert(document, _Document))
+    if not known:
+        return None
+    rows: dict[tuple[str, str], _Row] = {}
+    for each in known:
+        for row in each.stages:
+            before = rows.get((row.stage, row.host))
+            rows[row.stage, row.host] = row if before is None else before.with_(row)
+    longest = max(known, key=lambda each: sum(row.held for row in each.stages))
+    return {
+        "limited_by": longest.limited_by,
+        "processor": longest.processor,
+        "stages": [msgspec.structs.asdict(row) for row in rows.values()],
+    }
+
+
+class _Row(msgspec.Struct, frozen=True):
+    stage: str
+    host: str
+    batches: int
+    busy: float
+    waiting: float
+    held: float
+
+    def with_(self, other: _Row) -> _Row:
+        return _Row(
+            self.stage,
+            self.host,
+            self.batches + other.batches,
+            round(self.busy + other.busy, 3),
+            round(self.waiting + other.waiting, 3),
+            round(self.held + other.held, 3),
+        )
+
+
+class _Document(msgspec.Struct, frozen=True):
+    limited_by: dict[str, object] | None
+    processor: float
+    stages: list[_Row]
+
+
 HEADINGS: Final = ("stage", "where", "batches", "busy s", "waiting s", "held up s", "share")
-_MORE_PROCESSES: Final = "a second process for half of the users would help"
+_MORE_PROCESSES: Final = "more --workers would use more processors"
 _LARGER: Final = "what else runs here takes them too; a machine with more of them would help"
 
 

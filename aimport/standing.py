@@ -65,9 +65,8 @@ class Server:
     connections_per_address: int = 0
     messages_per_second: float = 0.0
     """Into one account."""
-    append_octets_per_day: int = 0
-    fetch_octets_per_day: int = 0
-    """What one account takes and gives."""
+    octets_per_day: int = 0
+    """What one account gives, as a source, or takes."""
     notes: tuple[str, ...] = ()
 
 

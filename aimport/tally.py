@@ -38,13 +38,21 @@ class Figures:
     hosts: Mapping[str, int] = field(default_factory=dict)
     running: tuple[tuple[str, str, int, int], ...] = ()
     """User, host, found, settled."""
+    stages: tuple[tuple[str, str, int, float, float, float, float], ...] = ()
+    """Stage, host and what its meter shows (`aimport.stages`)."""
+    processor: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """What `stages.Processor` shows."""
 
     @classmethod
     def sum(cls, parts: Iterable[Figures]) -> Figures:
         parts = list(parts)
         hosts: Counter[str] = Counter()
+        stages: dict[tuple[str, str], list[float]] = {}
         for part in parts:
             hosts.update(part.hosts)
+            for stage, host, *shown in part.stages:
+                known = stages.setdefault((stage, host), [0.0] * len(shown))
+                known[:] = map(sum, zip(known, shown, strict=True))
         return cls(
             users_done=sum(part.users_done for part in parts),
             users_failed=sum(part.users_failed for part in parts),
@@ -53,6 +61,16 @@ class Figures:
             octets=sum(part.octets for part in parts),
             hosts=dict(hosts),
             running=tuple(each for part in parts for each in part.running),
+            stages=tuple(
+                (stage, host, int(batches), busy_s, waiting_s, held_s, crowded_s)
+                for (stage, host), (batches, busy_s, waiting_s, held_s, crowded_s) in stages.items()
+            ),
+            processor=(
+                sum(part.processor[0] for part in parts),
+                sum(part.processor[1] for part in parts),
+                sum(part.processor[2] for part in parts),
+                sum(part.processor[3] for part in parts),
+            ),
         )
 
 

@@ -24,11 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from bench.corpus import MEDIAN_OCTETS, Corpus, message_files, read_corpus, write_corpus
+from bench.corpus import Corpus, message_files, read_corpus, write_corpus
 from bench.measure import Command, Measured, measure
 from bench.null_server import NullServer, run_null_server
 from bench.peers import us
 from bench.results import spread
+from bench.scenarios import MEDIAN_OCTETS
 from tests import servers
 
 Lane = Literal["maildir-imap", "imap-imap", "imap-maildir"]
@@ -70,7 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_start(
-    server: NullServer, folder: Path, words: Sequence[str] = (), *, lane: Lane = "imap-imap", accounts: int = 1
+    server: NullServer,
+    folder: Path,
+    words: Sequence[str] = (),
+    *,
+    lane: Lane = "imap-imap",
+    accounts: int = 1,
+    code: Path = servers.ROOT,
+    prefix: Sequence[str] = (),
 ) -> float:
     """CPU seconds of a run that finds nothing to copy: what every run costs, however much it copies."""
     names = tuple(f"nobody-{number}" for number in range(accounts))
@@ -78,7 +86,7 @@ def run_start(
         for part in ("cur", "new", "tmp"):
             (folder / "empty" / name / part).mkdir(parents=True)
     empty = Corpus(root=folder / "empty", accounts=names, messages=0, octets=0)
-    return run_lane(lane, empty, server, folder, words)[0].cpu_s
+    return run_lane(lane, empty, server, folder, words, code=code, prefix=prefix)[0].cpu_s
 
 
 def run_lane(
@@ -89,8 +97,12 @@ def run_lane(
     words: Sequence[str] = (),
     *,
     profile: Path | None = None,
+    code: Path = servers.ROOT,
+    prefix: Sequence[str] = (),
 ) -> tuple[Measured, float]:
     """One run of aimport with `words` added to its import command; beside it the server's CPU seconds.
+
+    `code` holds the package that runs; `prefix` are words before the command, of a program that watches it.
 
     Raises:
         RuntimeError: it failed, or not every message arrived.
@@ -104,12 +116,12 @@ def run_lane(
     if profile is not None:
         python = (sys.executable, "-m", "bench.profiled", str(profile.absolute()))
     argv = (
-        *python, "-o", "source_password=env:BENCH_PASSWORD", "-o", "dest_password=env:BENCH_PASSWORD",
+        *prefix, *python, "-o", "source_password=env:BENCH_PASSWORD", "-o", "dest_password=env:BENCH_PASSWORD",
         "import", "-F", str(folder / "users.csv"), "--to", target, "--progress", "none", *words, source, "", "ALL",
     )  # fmt: skip
     env = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(servers.ROOT),
+        "PYTHONPATH": str(code),
         "HOME": str(folder),
         "XDG_STATE_HOME": str(folder / "state"),
         "BENCH_PASSWORD": "any",

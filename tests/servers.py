@@ -35,6 +35,11 @@ PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "strace": ("strace",),
     "faketime": ("libfaketime",),
 }
+ON_REQUEST: Final[Mapping[str, tuple[str, ...]]] = {
+    # A browser for the pages that we write: 100 MB, so only `python -m tests.servers chromium` gets it.
+    "chromium": ("chromium-headless-shell", "fonts-dejavu-core"),
+}
+KNOWN: Final = {**PACKAGES, **ON_REQUEST}
 # A machine that has one of these would make apt refuse the others, or believe that nothing is to fetch.
 MAIL_PACKAGE: Final = re.compile(r"^(dovecot|courier|cyrus|isync)|^(maildrop|libdovecot)|^(strace|libfaketime)$")
 APT_TIMEOUT_S: Final = 300
@@ -79,11 +84,15 @@ def find(name: str) -> Unpacked:
         try:
             reason = (FOLDER / f"{name}.reason").read_text().strip()
         except FileNotFoundError:
-            reason = "not unpacked; run `make servers`"
+            reason = f"not unpacked; run `{_command(name)}`"
         raise CannotGet(f"{name}: {reason}") from None
     return Unpacked(
         name=name, root=FOLDER / name, version=str(state["version"]), libraries=tuple(map(str, state["libraries"]))
     )
+
+
+def _command(name: str) -> str:
+    return f"python -m tests.servers {name}" if name in ON_REQUEST else "make servers"
 
 
 def get(name: str) -> Unpacked:
@@ -103,7 +112,7 @@ def get(name: str) -> Unpacked:
         except CannotGet:
             pass
         else:
-            if _packages_of(name) == PACKAGES[name]:
+            if _packages_of(name) == KNOWN[name]:
                 return found
         try:
             try:
@@ -143,14 +152,14 @@ def _unpack(name: str) -> None:
     for library in target.rglob("*.so*"):
         folder = library.parent.relative_to(target)
         # Plug-ins are loaded by their path; these folders are the ones a linker looks into.
-        if folder.parts[-1] in {"lib", "dovecot", "old-stats", "courier-authlib", "cyrus", _multiarch()}:
+        if folder.parts[-1] in {"lib", "dovecot", "old-stats", "courier-authlib", "cyrus", "pulseaudio", _multiarch()}:
             libraries.add(str(folder))
     if name == "dovecot":
         _let_dovecot_find_its_modules(target)
-    version = next(deb.name.split("_")[1] for deb in debs if deb.name.startswith(f"{PACKAGES[name][0]}_"))
+    version = next(deb.name.split("_")[1] for deb in debs if deb.name.startswith(f"{KNOWN[name][0]}_"))
     shutil.rmtree(target / ".debs")
     state = {
-        "packages": PACKAGES[name],
+        "packages": KNOWN[name],
         "version": version.replace("%3a", ":").partition(":")[2] or version,
         "libraries": sorted(libraries),
         "debs": sorted(deb.name for deb in debs),
@@ -192,7 +201,7 @@ def _download(name: str, debs: Path) -> list[Path]:
         *("-o", "Acquire::http::Timeout=20"),
         *("-o", "APT::Update::Error-Mode=any"),  # else a missing network is a success
     ]
-    install = ["install", "--download-only", "--no-install-recommends", "--allow-downgrades", *PACKAGES[name]]
+    install = ["install", "--download-only", "--no-install-recommends", "--allow-downgrades", *KNOWN[name]]
     ours = private / "lists"
     theirs = Path("/var/lib/apt/lists")
     if any(theirs.glob("*_Packages*")):
@@ -262,11 +271,12 @@ def _system() -> str:
 def main() -> int:
     """Say in one line each what is there and what is not; a missing server is no failure of this command."""
     parser = argparse.ArgumentParser(prog="python -m tests.servers", description="Unpack mail servers for the tests.")
-    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {', '.join(PACKAGES)}; default: all")
+    known = f"of {', '.join(KNOWN)}; default: all but {', '.join(ON_REQUEST)}"
+    parser.add_argument("names", metavar="NAME", nargs="*", help=known)
     names: list[str] = parser.parse_args().names or list(PACKAGES)
-    unknown = [name for name in names if name not in PACKAGES]
+    unknown = [name for name in names if name not in KNOWN]
     if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(PACKAGES)}")
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(KNOWN)}")
     for name in names:
         try:
             print(f"{name}: {get(name).version}", flush=True)

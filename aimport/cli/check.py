@@ -240,10 +240,8 @@ def _about(host: Host) -> str:
             words.append(f"{server.connections_per_user} connections a user")
         if server.connections_per_address:
             words.append(f"{server.connections_per_address} connections from one address")
-        if server.fetch_octets_per_day and "source" in host.roles:
-            words.append(f"gives a user {size(server.fetch_octets_per_day)} a day")
-        if server.append_octets_per_day and "destination" in host.roles:
-            words.append(f"takes {size(server.append_octets_per_day)} a day for a user")
+        if server.octets_per_day:
+            words.append(f"{size(server.octets_per_day)} a day for a user")
         words += server.notes
     return ", ".join(words)
 

@@ -5,7 +5,8 @@
 
 Pieces are a fraction of a second's worth, so nobody waits for each message, and all connections of a host share one
 timetable (`pacing.Pace`). What is asked for (FETCH) is waited for before it is asked for; what comes beyond that, a
-large message say, stops the reading until its turn has come. Octets are counted above TLS and below COMPRESS.
+large message say, stops the reading until its turn has come. Octets are counted above TLS and below COMPRESS; what is
+asked for counts as it would come plain.
 """
 
 from __future__ import annotations

@@ -269,7 +269,7 @@ async def _import_chunk(chunk: Chunk, journal: Journal) -> Done:
     except JournalError as error:
         failure = failure or error
     return Done(
-        figures=dataclasses.replace(run.counters.figures(), running=()),
+        figures=dataclasses.replace(_figures(run), running=()),
         failure=failure,
         ended=frozenset(run.ended),
         refused=run.refused if run.first else {},
@@ -295,8 +295,13 @@ async def _listen(chunk: Chunk, run: Run, tasks: TaskGroup) -> None:
             tasks.start_soon(local.end_when_idle, run, tasks.cancel_scope)
         elif word == "enough":
             run.gave_up = True
-        await anyio.to_thread.run_sync(_tell, path, run.counters.figures())
+        await anyio.to_thread.run_sync(_tell, path, _figures(run))
         await anyio.sleep(LISTEN_S)
+
+
+def _figures(run: Run) -> Figures:
+    stages, processor = run.stages.figures()
+    return dataclasses.replace(run.counters.figures(), stages=stages, processor=processor)
 
 
 def _progress(run: Path, shard: int) -> Path:
@@ -468,7 +473,9 @@ class _Driver:
 
     def _count(self) -> None:
         live = [_told(_progress(self.directory, shard)) for shard in self._live]
-        self.run.counters.show(Figures.sum([self._past, self._own.counters.figures(), *live]))
+        figures = Figures.sum([self._past, _figures(self._own), *live])
+        self.run.counters.show(figures)
+        self.run.stages.show(figures.stages, figures.processor)
         limit = self.run.limits.max_errors
         if limit and self.run.counters.users_failed >= limit and self.orders.word == "work":
             self.run.gave_up = self._own.gave_up = True

@@ -17,7 +17,6 @@ import logging
 import pickle
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -57,6 +56,8 @@ LOOK_S: Final = 10.0
 """How often somebody who waits for a chunk looks whether there is anybody to do it."""
 CONNECT_S: Final = 10.0
 CLOSE_S: Final = 10.0
+SCRATCH: Final = "scratch"
+"""Where Dask has workers keep what they do not have in memory, in the directory of the run: nothing, here."""
 for _name in [*logging.root.manager.loggerDict]:
     if _name.split(".")[0] in ("distributed", "tornado"):  # in a worker too, which finds this task here
         logging.getLogger(_name).setLevel(logging.CRITICAL)  # what comes of it for a run is told in our own words
@@ -202,21 +203,23 @@ class LocalWorkers(_Cluster):
         super().__init__()
         self.slots = workers
         self._cluster: LocalCluster | None = None
-        self._scratch = ""
+        self._scratch: Path | None = None
 
     async def start(self, directory: Path, token: str) -> None:
         try:
-            self._client = await anyio.to_thread.run_sync(self._start)
+            self._client = await anyio.to_thread.run_sync(self._start, directory / SCRATCH)
         except (OSError, TimeoutError, RuntimeError) as error:
             raise ConfigurationError(f"--workers {self.slots}: workers do not start ({error})") from error
 
-    def _start(self) -> Client:
+    def _start(self, scratch: Path) -> Client:
         try:
             security = Security.temporary()
         except ImportError as error:
             raise ConfigurationError("--workers needs the package cryptography", hint=INSTALL) from error
         dask.config.set(_QUIET)
-        self._scratch = tempfile.mkdtemp(prefix="aimport-workers-")
+        shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed
+        scratch.mkdir(mode=0o700)
+        self._scratch = scratch
         self._cluster = LocalCluster(
             n_workers=self.slots,
             threads_per_worker=1,
@@ -228,7 +231,7 @@ class LocalWorkers(_Cluster):
             scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
             memory_limit=None,
-            local_directory=self._scratch,
+            local_directory=str(scratch),
         )
         client = self._connect()
         client.register_plugin(Deaf())
@@ -243,7 +246,7 @@ class LocalWorkers(_Cluster):
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             await anyio.to_thread.run_sync(partial(cluster.close, timeout=CLOSE_S))
-        if self._scratch:
+        if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 

@@ -14,6 +14,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from aimport.model import UserJob
+from aimport.pipeline import innermost
 
 AHEAD: Final = 8  # arbitrary
 """So many users a worker may be begun before the first of them is shown."""
@@ -24,7 +25,10 @@ T = TypeVar("T")
 async def each_in_order(
     jobs: Iterable[UserJob], users: int, act: Callable[[UserJob], Awaitable[T]], show: Callable[[T], None]
 ) -> None:
-    """Does `act` for each, so many users at the same time; `show`s each result when all before it were shown."""
+    """Does `act` for each, so many users at the same time; `show`s each result when all before it were shown.
+
+    What `jobs`, `act` or `show` raise ends all of it, and comes out as it was raised.
+    """
     send, receive = anyio.create_memory_object_stream[tuple[int, UserJob]](users)
     room = anyio.Semaphore(users * AHEAD)
     ended: dict[int, T] = {}
@@ -46,8 +50,11 @@ async def each_in_order(
                     next_ += 1
                     room.release()
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(feed, send)
-        for _ in range(users):
-            tasks.start_soon(work, receive.clone())
-        receive.close()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(feed, send)
+            for _ in range(users):
+                tasks.start_soon(work, receive.clone())
+            receive.close()
+    except ExceptionGroup as group:
+        raise innermost(group) from group

@@ -8,6 +8,7 @@ It behaves like a good IMAP server with UIDPLUS. What a test wants otherwise is 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import ClassVar, Final
 
 from anyio.lowlevel import checkpoint
 
-from aimport.errors import AimportError, MailboxChanged, MailboxNotFound, OverQuota, SourceMissing
+from aimport.errors import AimportError, MailboxChanged, MailboxError, MailboxNotFound, OverQuota, SourceMissing
 from aimport.flags import normalise
 from aimport.interfaces import SourceSession
 from aimport.model import (
@@ -39,6 +40,7 @@ from aimport.model import (
     Unreadable,
     Wanted,
 )
+from aimport.names import INBOX
 from aimport.octets import fingerprint, reduced_digest, whole, wire_form
 from aimport.query.facts import ONE_BY_ONE, Fact, Facts
 from aimport.query.terms import ALL, Term
@@ -252,7 +254,8 @@ class MemorySourceSession:
         uidvalidity, _, uid = key.partition(":")
         if int(uidvalidity) != stored.uidvalidity:
             raise MailboxChanged(f"mailbox {mailbox.name!r} has a new UIDVALIDITY")
-        found = [message for message in stored.messages if message.uid == int(uid)]
+        at = bisect_left(stored.messages, int(uid), key=lambda message: int(message.uid))
+        found = [message for message in stored.messages[at : at + 1] if message.uid == int(uid)]
         if not found:
             return Unreadable(key=key, code="vanished", text=f"{mailbox.name}: {key} is gone")
         message = Message(
@@ -348,6 +351,12 @@ class MemoryDestinationSession:
             self._store.mailbox(self._account, mailbox.path).uses = mailbox.uses
         stored = self._store.mailbox(self._account, mailbox.path)
         stored.subscribed = stored.subscribed or subscribe
+
+    async def remove_mailbox(self, mailbox: Mailbox) -> None:
+        await self._store._event("remove_mailbox", self._account, mailbox)
+        if mailbox.path == (INBOX,):
+            raise MailboxError("the INBOX is not removed")
+        self._store.accounts.get(self._account, {}).pop(mailbox.path, None)
 
     async def append(self, mailbox: Mailbox, batch: Batch) -> MemoryAppending:
         return MemoryAppending(self._store, self._account, mailbox, await self._append(mailbox, batch))

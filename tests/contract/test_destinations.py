@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from anyio import create_task_group
 
-from aimport.errors import SourceMissing
-from aimport.interfaces import DestinationSession
+from aimport.errors import MailboxError, SourceMissing
+from aimport.interfaces import DestinationSession, Removing
 from aimport.model import Appended, Mailbox, Message, Position, Rejected, Uid
 from aimport.spool import FileBody
 from tests.contract.stores import INBOX, Account, Path_, account, batch, large_octets, message, wanted
@@ -81,6 +82,29 @@ async def test_what_is_there_is_listed_by_the_names_it_was_made_with(account: Ac
             assert survey is None or not survey.keys
             await session.create_mailbox(mailbox, subscribe=False)  # as the store itself names it
         assert {each.path for each in await session.list_mailboxes()} == {each.path for each in listed}
+
+
+async def test_a_mailbox_that_is_removed_is_gone_with_its_mail_and_nothing_else(account: Account) -> None:
+    """Above and beside it all stays; twice is as good as once; the INBOX stays whatever is asked."""
+    top, gone = ("Top",), ("Top", "Gone")
+    async with opened(account, INBOX) as session:
+        if not isinstance(session, Removing):
+            pytest.skip("this store takes nothing away")
+        for path in (top, gone):
+            mailbox = account.mailbox(path)
+            await session.create_mailbox(mailbox, subscribe=False)
+            await append_batch(session, mailbox, batch(message(0), message(1, "\\Seen", "Project-X")))
+        before = account.look(top)
+        await session.remove_mailbox(account.mailbox(gone))
+        await session.remove_mailbox(account.mailbox(gone))
+        with pytest.raises(MailboxError):
+            await session.remove_mailbox(account.mailbox(INBOX))
+    async with account.destination().open() as session:
+        assert {mailbox.path for mailbox in await session.list_mailboxes()} == {INBOX, top}
+        assert account.look(top) == before
+        assert isinstance(session, Removing)
+        await session.remove_mailbox(account.mailbox(top))
+        assert {mailbox.path for mailbox in await session.list_mailboxes()} == {INBOX}
 
 
 async def test_order_holds_over_a_second_and_over_many_messages(account: Account) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -182,3 +184,24 @@ def test_a_user_who_cannot_begin_has_a_line_like_the_others(tmp_path: Path) -> N
     assert code == 75
     assert (bob["status"], eve["status"]) == ("done", "failed")
     assert "mail_home" in eve["problems"][0]
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_reader_who_has_seen_enough_is_no_bug(command: str, tmp_path: Path) -> None:
+    """`aimport check ... | head -1`: the rest is unfinished, and click's own code for it is none of ours."""
+    sample.write_maildir(tmp_path / "one", sample.account("bob", seed=1, messages=1, median_octets=100))
+    (tmp_path / "users").write_text("".join(f"user{number}\n" for number in range(2000)))
+    words = ("-F", tmp_path / "users", "--to", f"maildir:{tmp_path}/new/%u", f"maildir:{tmp_path}/one", "", "ALL")
+    with subprocess.Popen(
+        [sys.executable, "-m", "aimport", command, *map(str, words)],
+        env=mail.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith("user0")
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(60) == 75
+    assert "internal error" not in said and "Traceback" not in said

@@ -131,6 +131,8 @@ def test_killed_in_the_middle_and_resumed_everything_is_there_once(
         with subprocess.Popen(
             command, env=mail.environment(SECRETS), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as run:
+            while run.poll() is None and not list(journal.glob("2*/run.json")):
+                time.sleep(0.01)  # nothing can be resumed before
             try:
                 run.wait(wait_s)
             except subprocess.TimeoutExpired:

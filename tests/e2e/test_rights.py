@@ -100,6 +100,27 @@ def test_each_user_of_a_list_is_imported_with_its_own_rights(reachable: Path) ->
     assert verified.returncode == 65, verified.stderr  # looked at with their rights: all of it is gone
 
 
+def test_a_check_looks_with_the_rights_of_each_user_and_makes_nothing(reachable: Path) -> None:
+    """Root may write anywhere, and would see nothing wrong with a home that is not the user's own."""
+    for user in ("bob", "eve"):
+        fill(reachable, user, 5)
+    give(reachable / "dst" / "eve", BOB)
+    before = mail.tree(reachable)
+    command = import_command(reachable)
+    command[command.index("import")] = "check"
+    done = subprocess.run(command, env=mail.environment(), capture_output=True, timeout=60)
+    bob, eve, last = (json.loads(line) for line in done.stdout.splitlines())
+    assert (bob["status"], bob["messages"], bob["problems"]) == ("done", 5, [])
+    assert (eve["status"], eve["messages"], done.returncode) == ("refused", 5, 75)
+    assert "dst/eve" in eve["problems"][0]
+    assert last["disks"][0]["octets"] > bob["octets"]
+    (reachable / "users.csv").unlink()  # written by the test itself
+    after = mail.tree(reachable)
+    assert {path: seen for path, seen in after.items() if path != "."} == {
+        path: seen for path, seen in before.items() if path not in (".", "users.csv")
+    }
+
+
 def test_the_owner_of_the_source_lends_its_rights(reachable: Path) -> None:
     fill(reachable, "bob", 5)
     fill(reachable, "eve", 5)
@@ -355,6 +376,28 @@ async def test_a_killed_server_is_started_again(reachable: Path) -> None:
         os.kill(server, signal.SIGKILL)
         async with stores.source(endpoint(reachable / "src" / "bob" / "Maildir", EVE)).open():
             pass
+
+
+async def test_sessions_with_the_same_rights_read_what_each_has_selected(reachable: Path) -> None:
+    """All mailboxes of a system with one owner lie in the hands of few children, many users at a time."""
+    stores = Stores()
+    names = [f"bob{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        samples = sample.account(name, seed=5, messages=20 + number, mailboxes=(("INBOX",),))
+        sample.write_maildir(reachable / name, samples)
+        give(reachable / name, BOB)
+
+    async def select_and_read(name: str) -> None:
+        async with stores.source(endpoint(reachable / name)).open() as session:
+            for _ in range(10):
+                selection = await session.select(INBOX)
+                read = [item.key async for items in session.messages(selection, skip=()) for item in items]
+                assert sorted(read) == sorted(selection.keys)
+                assert len(read) == 20 + names.index(name)
+
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(select_and_read, name)
 
 
 async def test_a_session_that_is_cancelled_has_ended_there_as_well(reachable: Path) -> None:

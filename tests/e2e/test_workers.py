@@ -259,6 +259,7 @@ async def test_connections_of_all_workers_together_are_no_more_than_a_host_may_h
         count for user in USERS for each, count in mails.expected[user].items() if each.mailbox == "INBOX"
     )
     assert server.most_inside == 2
+    assert not list((tmp_path / "journal").glob("2*/scratch"))
     assert seen == {"127.0.0.1"}
     for shape in shapes:
         assert shape.encode() not in out + err

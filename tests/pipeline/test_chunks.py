@@ -25,11 +25,13 @@ from aimport.errors import ConfigurationError, JournalError
 from aimport.journal import shard_directory
 from aimport.limits import Limits
 from aimport.model import Endpoint, Secret, UserJob
+from aimport.orders import Orders
 from aimport.runners import chunks
 from aimport.runners.chunks import Chunk, Done, Engine, WorkerLost, chunk_users, import_chunk, refuse_literals
 from aimport.stores import Stores
 from tests import mail
 from tests.faults.jobs import write_maildir
+from tests.unit.test_journal import create
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -117,6 +119,7 @@ def same(report: Report) -> Report:
     """A report without what differs from run to run."""
     shown: Report = json.loads(json.dumps(report))
     shown.pop("run")
+    shown.pop("stages", None)
     for each in (*shown["users"], shown["totals"]):
         each.pop("seconds", None)
     return shown
@@ -153,6 +156,19 @@ def test_a_run_in_chunks_reports_what_a_run_of_one_process_does(words: tuple[str
             code, shown = site(None, *command, "--json", "--journal", f"{site.root}/journal-{to}")
             ended.append((code, sorted(map(str, same(shown)["users"]))))
         assert ended[0] == ended[1]
+
+
+def test_what_held_up_the_workers_is_added_up(site: Site) -> None:
+    _, one = site.import_(None, to="one")
+    _, several = site.import_(Threads(), to="several")
+
+    def batches(report: Report) -> dict[str, int]:
+        return {row["stage"]: row["batches"] for row in report["stages"]["stages"] if row["stage"] in ("read", "list")}
+
+    assert batches(several) == batches(one)
+    assert min(batches(one).values()) >= len(USERS)
+    assert all(row["busy"] >= 0 for row in several["stages"]["stages"])
+    assert 0 < several["stages"]["processor"] <= 1
 
 
 @pytest.mark.parametrize(("begins", "goes_on"), [(None, 3), (2, None), (3, 1), (1, 3)])
@@ -361,3 +377,53 @@ def test_chunks_are_small_enough_to_share_and_large_enough_to_pay(
     users: int, slots: int, at_once: int, size: int
 ) -> None:
     assert chunk_users(users, slots, at_once) == size
+
+
+@pytest.mark.parametrize(("what", "theirs"), [("aimport", ("0", "3.11")), ("Python", (chunks.versions()[0], "2.7"))])
+def test_a_worker_of_another_version_is_refused(what: str, theirs: chunks.Versions) -> None:
+    problem = chunks.unlike(theirs)
+    assert f"has {what} {dict(zip(('aimport', 'Python'), chunks.versions(), strict=True))[what]}, the run " in problem
+    assert chunks.unlike(chunks.versions()) == ""
+
+
+async def test_a_worker_that_does_not_share_the_directory_is_refused(tmp_path: Path) -> None:
+    """It is not there, it is another one by the same name, its locks do not pass, or it cannot be written."""
+    journal = create(tmp_path)
+    directory = tmp_path / journal.run
+    given = Orders(directory)
+    good = chunks.versions()
+    assert chunks.greet(directory, given.token, good) == ""
+    assert "No such file" in chunks.greet(tmp_path / "elsewhere", given.token, good)
+    assert "is not what the driver wrote" in chunks.greet(directory, "another", good)
+    assert "has Python" in chunks.greet(directory, given.token, (good[0], "2.7"))
+    assert not list(directory.glob("probe-*"))
+    given.close()
+    await journal.close(finished=False)  # its lock is free: so it looks where locks are one machine's own
+    assert "carries no locks" in chunks.greet(directory, given.token, good)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("tls://scheduler.example.org:8786", ""),
+        ("tls://[2001:db8::1]:8786", ""),
+        ("tcp://127.0.0.1:8786", ""),
+        ("tcp://[::1]:8786", ""),
+        ("tcp://localhost:8786", ""),
+        ("tcp://scheduler.example.org:8786", "use tls://"),
+        ("tcp://192.0.2.1:8786", "use tls://"),
+        ("ws://127.0.0.1:8786", "no address"),
+        ("scheduler.example.org:8786", "no address"),
+        ("tls://scheduler.example.org", "no address"),
+        ("tls://h:99999", "no address"),
+        ("", "no address"),
+    ],
+)
+def test_only_what_nobody_else_can_reach_is_connected_to_without_certificates(address: str, told: str) -> None:
+    from aimport.runners.cluster import check_address
+
+    if not told:
+        check_address(address, "scheduler")
+        return
+    with pytest.raises(ConfigurationError, match=told):
+        check_address(address, "scheduler")

@@ -7,6 +7,7 @@ import pytest
 from aimport.account import Run
 from aimport.checking import MAX_HOSTS, Checked, Checker
 from aimport.journal import Journal
+from aimport.limits import Limits
 from aimport.query.parse import parse_query
 from aimport.standing import Standing, Volume
 from aimport.stores import Stores
@@ -15,9 +16,16 @@ KIB = 1024
 VOLUME = Volume(device=7, path="/srv", free_octets=100 * KIB, free_files=10, block_octets=4 * KIB, file_each=True)
 
 
-def checker(*, skip_existing: bool = False) -> Checker:
+def checker(*, skip_existing: bool = False, limits: Limits | None = None) -> Checker:
     query = parse_query(("ALL",))
-    return Checker(Run(stores=Stores(), journal=Journal.in_memory(), query=query, skip_existing=skip_existing))
+    run = Run(
+        stores=Stores(),
+        journal=Journal.in_memory(),
+        query=query,
+        skip_existing=skip_existing,
+        limits=limits or Limits(),
+    )
+    return Checker(run)
 
 
 def user(
@@ -69,6 +77,27 @@ def test_two_file_systems_are_two_sums() -> None:
     checks.add(user("b", messages=1000, octets=90 * KIB, volume=other))
     assert checks.failures() == []
     assert checks.disks[8].files == 0  # one file a mailbox
+
+
+@pytest.mark.parametrize(
+    ("limits", "both", "seconds", "reason"),
+    [
+        (Limits(limit_rate=KIB), False, 200, "--limit-rate allows 1.0 KiB/s at new.example:993"),
+        (Limits(limit_rate=KIB), True, 400, "--limit-rate allows 1.0 KiB/s at new.example:993"),  # out and in
+        (Limits(messages_per_second=2.0), True, 500, "--messages-per-second allows 2 at new.example:993"),
+    ],
+)
+def test_the_rates_that_were_asked_for_hold_for_a_host_over_all_users(
+    limits: Limits, both: bool, seconds: float, reason: str
+) -> None:
+    checks = checker(limits=limits)
+    for name in ("a", "b"):
+        checked = user(name, messages=500, octets=100 * KIB, volume=None)
+        checked.destination.host = "new.example:993"
+        checked.source.host = "new.example:993" if both else ""
+        checks.add(checked)
+    assert checks.estimate.seconds == seconds
+    assert checks.estimate.reasons()[0] == reason
 
 
 @pytest.mark.parametrize("hosts", [MAX_HOSTS * 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sqlite3
 from pathlib import Path
 
@@ -156,6 +157,12 @@ async def test_hours_that_are_gone_are_forgotten(time: Time, tmp_path: Path) -> 
         assert db.execute("SELECT count(*) FROM spent").fetchone() == (1,)
     db.close()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_process_of_the_same_run_has_the_same_file(time: Time, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "daily.sqlite")
+    assert await day(ledger, 1000).take(1000) == 0.0
+    assert await day(pickle.loads(pickle.dumps(ledger)), 1000).take(1) > 0
 
 
 def planted(path: Path) -> None:

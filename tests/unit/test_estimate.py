@@ -7,7 +7,8 @@ import pytest
 from aimport.estimate import DAY_S, MESSAGES_A_SECOND, OCTETS_A_SECOND, Estimate, bound_of
 from aimport.standing import Server
 
-GMAIL = Server(kind="gmail", fetch_octets_per_day=2_500_000_000, append_octets_per_day=500_000_000)
+GMAIL = Server(kind="gmail", octets_per_day=2_500_000_000)
+GMAIL_IN = Server(kind="gmail", octets_per_day=500_000_000)
 EXCHANGE = Server(kind="exchange-online", messages_per_second=4.0)
 PLAIN = Server(kind="dovecot")
 
@@ -19,9 +20,9 @@ PLAIN = Server(kind="dovecot")
         (1000, 2_500_000_000, GMAIL, PLAIN, 0, ""),  # what a day allows is there at once
         (1000, 2_500_000_001, GMAIL, PLAIN, DAY_S, "gmail gives one account 2500 MB a day"),
         (1000, 7_400_000_000, GMAIL, PLAIN, 2 * DAY_S, "gmail gives one account 2500 MB a day"),
-        (1000, 2_400_000_000, None, GMAIL, 4 * DAY_S, "gmail takes for one account 500 MB a day"),
+        (1000, 2_400_000_000, None, GMAIL_IN, 4 * DAY_S, "gmail takes for one account 500 MB a day"),
         (4000, 10**6, PLAIN, EXCHANGE, 1000, "exchange-online takes 4 messages a second into one account"),
-        (4000, 10**9, GMAIL, GMAIL, DAY_S, "gmail takes for one account 500 MB a day"),
+        (4000, 10**9, GMAIL, GMAIL_IN, DAY_S, "gmail takes for one account 500 MB a day"),
     ],
 )
 def test_a_user_cannot_take_less_than_its_servers_state(

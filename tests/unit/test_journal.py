@@ -593,6 +593,24 @@ async def test_a_run_in_memory_keeps_no_original() -> None:
 # --- rejects, results, entries
 
 
+async def test_the_pace_of_a_run_is_what_was_stored_of_each_batch(tmp_path: Path) -> None:
+    """Also while it works; a batch of which nothing was stored, or in doubt, is none."""
+    journal = create(tmp_path)
+    await fill(journal)
+    with Journal.view(tmp_path, journal.run) as view:
+        handed = list(view.pace())
+        stored_ = [
+            (entry.wanted.created_us, entry.fingerprint.size)
+            for user in ("bob", "änne")
+            for entry in view.entries(user)
+            if isinstance(entry.outcome, Appended) and entry.wanted is not None and entry.fingerprint is not None
+        ]
+    assert sum(each.messages for each in handed) == len(stored_) > 0
+    assert sum(each.octets for each in handed) == sum(size for _, size in stored_)
+    assert {each.created_us for each in handed} == {moment for moment, _ in stored_}
+    await journal.close(finished=False)
+
+
 async def test_rejects_are_one_line_each_and_follow_what_happens_later(tmp_path: Path) -> None:
     journal = create(tmp_path)
     assert journal.directory is not None

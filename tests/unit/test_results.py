@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aimport.errors import Status
 from aimport.report import write_table
-from aimport.results import RunReport, Totals, UserResult, exit_code
+from aimport.results import PastRun, RunReport, Totals, UserResult, exit_code, together
 
 BOB = UserResult(
     user="bob@example.org",
@@ -228,3 +228,49 @@ def test_a_narrow_encoding_gets_codes_instead_of_an_error() -> None:
     write_table(RunReport(run="r", users=[UserResult(user="jürgen\udcff", status="done")], exit=0), out)
     out.flush()
     assert b"j\\xfcrgen\\udcff" in raw.getvalue()
+
+
+def past(run: str, job: str, *users: UserResult) -> PastRun:
+    return PastRun(run=run, job=job, users=users)
+
+
+def test_a_user_of_several_runs_is_one_line_with_the_sums_of_all() -> None:
+    first = UserResult(
+        user="bob", status="failed", found=3, imported=1, skipped={"unfinished": 2}, octets=5, error="lost"
+    )
+    second = UserResult(user="bob", status="done", found=3, imported=2, present=1, octets=7)
+    other = UserResult(user="ann", status="done", found=1, imported=1)
+    bob, ann = together([past("A", "job", first), past("B", "job", second, other)])
+    assert (bob.found, bob.imported, bob.present, bob.octets, bob.runs) == (6, 3, 1, 12, 2)
+    assert bob.skipped == {"unfinished": 2}
+    assert bob.balanced
+    assert ann == other
+    assert Totals.of([bob, ann]).users == 2
+    assert bob.to_json()["runs"] == 2
+    assert "runs" not in ann.to_json()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "status", "error"),
+    [
+        (("one", "one"), "done", None),  # the later run of a job mends what failed in the earlier one
+        (("one", "two"), "failed", "run A: lost"),  # another job does not
+    ],
+)
+def test_how_a_user_stands_is_what_the_newest_run_of_each_job_says(
+    jobs: tuple[str, str], status: str, error: str | None
+) -> None:
+    runs = [
+        past("A", jobs[0], UserResult(user="bob", status="failed", error="lost")),
+        past("B", jobs[1], UserResult(user="bob", status="done")),
+    ]
+    [bob] = together(runs)
+    assert (bob.status, bob.error) == (status, error)
+
+
+def test_a_bug_in_any_of_several_runs_stays_one() -> None:
+    lost = UserResult(user="bob", status="done", found=1)
+    twice = UserResult(user="bob", status="done", imported=1)
+    [bob] = together([past("A", "job", lost), past("B", "job", twice)])
+    assert bob.balanced  # the sums hide it
+    assert exit_code([bob], single_user=False, stopped=False) == 70

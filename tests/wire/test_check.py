@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from aimport.account import Run
 from aimport.checking import Checked, Checker
-from aimport.errors import LoginRefused, NameClash, OverQuota
+from aimport.errors import DestinationNotEmpty, LoginRefused, NameClash, OverQuota, UsageError
 from aimport.limits import LOGINS_REFUSED
+from aimport.merging import Merge
 from aimport.model import Endpoint, UserJob
 from aimport.query.parse import parse_query
 from aimport.results import exit_code
@@ -292,6 +293,21 @@ async def test_only_what_the_query_selects_counts() -> None:
     assert code([lost]) == 68
 
 
+async def test_a_destination_that_should_be_empty_and_is_not_is_told() -> None:
+    wires = Wires()
+    wires.fill(bodies(2))
+    server = Server()
+    server.fill("bob", "Old", bodies(1))
+    run = wires.run()
+    run.merge = Merge("require-empty")
+    async with server.running():
+        [bob], _ = await check([job(destination=server.endpoint())], run)
+        [eve], _ = await check([job(destination=server.endpoint(user="eve"))], run)
+    assert [type(each) for each in bob.problems] == [DestinationNotEmpty]
+    assert bob.messages == 2
+    assert not any(isinstance(each, DestinationNotEmpty) for each in eve.problems)
+
+
 async def test_a_bug_ends_its_user_only() -> None:
     class Broken(Wires):
         def source(self, endpoint: Endpoint) -> object:  # type: ignore[override]  # that is what is wrong with it
@@ -326,3 +342,26 @@ async def test_results_come_in_the_order_of_the_list_and_few_wait_for_the_first(
     users = [f"user{number}" for number in range(100)]
     await each_in_order((job(source=Endpoint(scheme="memory", user=user)) for user in users), 2, act, shown.append)
     assert shown == users
+
+
+@pytest.mark.parametrize("part", ["jobs", "act", "show"])
+async def test_what_ends_it_comes_out_as_it_was_raised(part: str) -> None:
+    """A list that was written to is a usage error, a reader of our output who is gone a broken pipe: no bugs."""
+
+    def jobs() -> Iterator[UserJob]:
+        for number in range(50):
+            if part == "jobs" and number == 20:
+                raise UsageError("changed while it was in use")
+            yield job(source=Endpoint(scheme="memory", user=f"user{number}"))
+
+    async def act(each: UserJob) -> str:
+        if part == "act" and each.user == "user20":
+            raise UsageError("changed while it was in use")
+        return each.user
+
+    def show(user: str) -> None:
+        if part == "show" and user == "user20":
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError if part == "show" else UsageError):
+        await each_in_order(jobs(), 3, act, show)

@@ -157,7 +157,7 @@ class Session:
 
     async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
         """What the server says of itself; where it keeps `targets`, and whether it could, a destination tells."""
-        return Standing(server=server_of(self._connection, self._profile))
+        return Standing(server=server_of(self._connection, self._profile, self.limits))
 
     async def _examine(self, mailbox: Mailbox, name: bytes) -> Reply:
         """Opens read-only (RFC 9051 §6.3.3).

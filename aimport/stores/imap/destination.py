@@ -182,6 +182,16 @@ class ImapDestinationSession(Session):
             logger.info("mailbox made without its use name=%s text=%s", clean(decoded(name)), clean(tagged.text))
         return (await self._connection.command(b"CREATE", octet_string(name))).tagged
 
+    async def remove_mailbox(self, mailbox: Mailbox) -> None:
+        """DELETE (RFC 9051 §6.3.5)."""
+        await self._in_step()
+        if mailbox.path == (names.INBOX,):
+            raise MailboxError("the INBOX is not removed")
+        name = self._name(mailbox)
+        tagged = (await self._connection.command(b"DELETE", octet_string(name))).tagged
+        if tagged.status != "OK" and tagged.code != "NONEXISTENT" and await self._is_listed(name):
+            raise self._refusal(tagged, f"DELETE {mailbox.name}", MailboxError)
+
     async def _exists(self, name: bytes) -> bool:
         return (await self._connection.command(b"STATUS", octet_string(name), b"(UIDNEXT)")).ok
 
@@ -443,7 +453,7 @@ class ImapDestinationSession(Session):
                 doubt = doubt_about(name.removeprefix(self._prefix), mailbox.path, self._profile)
                 notes += [f"{mailbox.name}: {doubt}"] if doubt else []
         return Standing(
-            server=server_of(self._connection, self._profile),
+            server=server_of(self._connection, self._profile, self.limits),
             append_limit=await append_limit(self._connection) or self.limit,
             allowances=await allowances(self._connection),
             problems=tuple(problems),

@@ -13,6 +13,7 @@ from aimport.imap.commands import octet_string
 from aimport.imap.connection import Connection, Exchange
 from aimport.imap.profiles import GENERIC, Profile
 from aimport.imap.responses import MailboxStatus, Quota
+from aimport.model import ConnectionLimits
 from aimport.standing import Allowance, Counts, Server
 
 INBOX: Final = b"INBOX"
@@ -20,15 +21,14 @@ STATUS_AHEAD: Final = 16  # arbitrary
 """STATUS commands without an answer: some servers walk through a mailbox for each."""
 
 
-def server_of(connection: Connection, profile: Profile) -> Server:
+def server_of(connection: Connection, profile: Profile, limits: ConnectionLimits) -> Server:
     return Server(
         kind="" if profile.name == GENERIC else profile.name,
         capabilities=connection.capabilities,
         connections_per_user=profile.connections_per_user,
         connections_per_address=profile.connections_per_address,
         messages_per_second=profile.messages_per_second,
-        append_octets_per_day=profile.append_octets_per_day,
-        fetch_octets_per_day=profile.fetch_octets_per_day,
+        octets_per_day=limits.octets_per_day,
         notes=profile.notes,
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import stat
 import time
@@ -23,7 +24,14 @@ from typing import Final
 
 from anyio import from_thread, to_thread
 
-from aimport.errors import AimportError, ConfigurationError, MailboxNotFound, MessageUnreadable, SourceMissing
+from aimport.errors import (
+    AimportError,
+    ConfigurationError,
+    MailboxError,
+    MailboxNotFound,
+    MessageUnreadable,
+    SourceMissing,
+)
 from aimport.flags import MAX_LETTERS, SYSTEM_FLAGS, is_keyword, to_letters
 from aimport.interfaces import Settled, SourceSession
 from aimport.model import (
@@ -45,14 +53,17 @@ from aimport.model import (
     Uid,
     Wanted,
 )
+from aimport.names import INBOX
 from aimport.octets import local_form, local_pieces, local_size, pieces_of
 from aimport.standing import Standing
 from aimport.stores import Fsync, content, files
 from aimport.stores.maildir import disk
 from aimport.stores.maildir.names import (
+    CONTENTS,
     Layout,
     escape_host,
     format_keywords,
+    is_store_file,
     parse_keywords,
     size_in,
     split_name,
@@ -120,6 +131,13 @@ class MaildirDestinationSession:
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         directory = self._layout.new_directory(mailbox)
         await to_thread.run_sync(self._create, mailbox, directory, subscribe)
+
+    async def remove_mailbox(self, mailbox: Mailbox) -> None:
+        directory = self._layout.new_directory(mailbox)
+        if mailbox.path == (INBOX,) or not directory:
+            raise MailboxError("the INBOX is not removed")
+        self.close()
+        await to_thread.run_sync(self._remove, directory)
 
     async def append(self, mailbox: Mailbox, batch: Batch) -> Settled:
         return await to_thread.run_sync(self._append, mailbox, batch)
@@ -206,6 +224,30 @@ class MaildirDestinationSession:
                     disk.replace_file(fd, name, changed, mode=mode, group=group, durable=durable)
         finally:
             os.close(fd)
+
+    def _remove(self, directory: str) -> None:
+        layout = self._layout
+        steps = layout.steps(directory)
+        own = len(directory.split("/")) + bool(layout.dirname)
+        try:
+            with ExitStack() as stack:
+                chain = [disk.open_root(layout)]
+                stack.callback(os.close, chain[0])
+                for step in steps:
+                    chain.append(os.open(step, files.DIRECTORY, dir_fd=chain[-1]))
+                    stack.callback(os.close, chain[-1])
+                count, octets = _empty(chain[-1])
+                with suppress(OSError):  # mailboxes below it stay, and so do the directories then
+                    for above, step in list(zip(chain, steps, strict=False))[: -own - 1 : -1]:
+                        os.rmdir(step, dir_fd=above)
+            if layout.control:
+                _remove_control(layout.control_place(directory))
+        except (FileNotFoundError, SourceMissing):
+            return
+        except OSError as error:
+            raise files.translated(error, layout.place(directory)) from error
+        if not layout.inbox and count:
+            _count_quota(layout.root, -octets, -count)
 
     def _append(self, mailbox: Mailbox, batch: Batch) -> Settled:
         if self._writer is None or self._writer.mailbox != mailbox:
@@ -572,6 +614,47 @@ def _make_folder(root: int, steps: Sequence[str], durable: bool, *, marked: bool
                 os.close(mark)
         if durable and any(made):
             os.fsync(fd)
+
+
+def _empty(folder: int) -> tuple[int, int]:
+    """Removes what makes a directory a mailbox, not the mailboxes below it; how many messages of how many octets.
+
+    Raises:
+        OSError
+    """
+    count = octets = 0
+    for part in CONTENTS:
+        with suppress(FileNotFoundError):
+            fd = os.open(part, files.DIRECTORY, dir_fd=folder)
+            try:
+                for name in os.listdir(fd):
+                    if part != "tmp":
+                        count += 1
+                        octets += os.stat(name, dir_fd=fd, follow_symlinks=False).st_size
+                    os.unlink(name, dir_fd=fd)
+            finally:
+                os.close(fd)
+            os.rmdir(part, dir_fd=folder)
+    _remove_store_files(folder)
+    return count, octets
+
+
+def _remove_store_files(folder: int) -> None:
+    for name in filter(is_store_file, os.listdir(folder)):
+        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            shutil.rmtree(name, dir_fd=folder)  # courierimapkeywords
+        else:
+            os.unlink(name, dir_fd=folder)
+
+
+def _remove_control(place: str) -> None:
+    fd = os.open(place, files.DIRECTORY)
+    try:
+        _remove_store_files(fd)
+    finally:
+        os.close(fd)
+    with suppress(OSError):
+        os.rmdir(place)
 
 
 def _count_quota(root: str, octets: int, count: int) -> None:

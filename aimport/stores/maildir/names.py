@@ -58,6 +58,11 @@ _UIDLIST_V1_LINE = re.compile(r"(\d{1,10}) (.+)", re.ASCII)
 _SUBSCRIPTIONS_V2: Final = b"V\t2\n\n"
 
 
+def is_store_file(name: str) -> bool:
+    """Dovecot, Courier or the layout itself keeps it beside the messages of a folder."""
+    return _STORE_FILES.fullmatch(name) is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """One `maildir:` location, understood. What is not set is empty.
