@@ -988,7 +988,7 @@ class Journal:
         """One for each process that worked on the run to its own end; a line that cannot be read is left out."""
         kept = []
         if self.directory is not None:
-            with suppress(FileNotFoundError), _translated(self.directory / STAGES):
+            with _translated(self.directory / STAGES), suppress(FileNotFoundError):
                 for line in (self.directory / STAGES).read_bytes().splitlines():
                     with suppress(ValueError):
                         kept.append(msgspec.json.decode(line, type=dict[str, object]))

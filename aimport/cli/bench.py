@@ -192,7 +192,8 @@ def _places(locations: Sequence[str], user: str | None, settings: Settings) -> l
         if endpoint.host and not endpoint.user:
             raise UsageError(f"{shown_location(location)}: whose account it is is not said", hint="give -u USER")
         endpoint = replace(endpoint, rights=with_rights(endpoint, endpoint, settings, variables, {}))
-        places.append(Place(name=shown_location(location), endpoint=endpoint))
+        name = endpoint.identity if endpoint.host else shown_location(location)
+        places.append(Place(name=name, endpoint=endpoint))
     if len({place.endpoint.identity for place in places}) < len(places):
         raise ConfigurationError(f"both locations are {places[0].endpoint.identity}", hint="give one of them")
     return places
@@ -205,7 +206,7 @@ def _ask(scale: Scale, places: Sequence[Place]) -> None:
     """
     from aimport.progress import size
 
-    names = " and ".join(f"{place.name} ({place.endpoint.identity})" for place in places)
+    names = " and ".join(place.name for place in places)
     each = size(scale.about_octets)
     tell(
         f"bench makes a mailbox of its own in {names},\nappends {scale.messages} generated messages (about {each}) to"

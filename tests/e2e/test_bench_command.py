@@ -109,8 +109,9 @@ def test_an_account_is_as_it_was_when_bench_has_ended(
     assert done.returncode == 0, done.stderr
     found = told(done)
     assert found["compared"] == {"messages": 80, "missing": 0, "unexpected": 0}
+    name = f"imap://{user}@localhost:{there.port}"
     assert {(each["scenario"], each["connections"]) for each in found["trials"]} >= {
-        (f"into {location}", 1), (f"into {location}", 2), (f"out of {location}", 2),
+        (f"into {name}", 1), (f"into {name}", 2), (f"out of {name}", 2),
     }  # fmt: skip
     assert [each["used"] for each in found["trials"] if each["kind"] == "main"] == [1, 2]
     assert (found["left"], left_in(tmp_path)) == ([], [])
@@ -132,7 +133,7 @@ def test_from_one_account_into_another_both_are_as_they_were(
     assert done.returncode == 0, done.stderr
     found = told(done)
     main = [each for each in found["trials"] if each["kind"] == "main"]
-    assert [each["scenario"] for each in main] == [f"imap://localhost:{dovecot.port}/ to maildir:{target}"]
+    assert [each["scenario"] for each in main] == [f"imap://{account}@localhost:{dovecot.port} to maildir:{target}"]
     assert found["compared"]["messages"] == 2 * 40
     assert found["compared"]["missing"] == found["compared"]["unexpected"] == 0
     assert (mailboxes(dovecot, account), mail.in_maildir(target), sorted(os.listdir(target))) == before
