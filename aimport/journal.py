@@ -53,7 +53,7 @@ import msgspec
 
 from aimport import seams
 from aimport.errors import AimportError, JournalBusy, JournalDamaged, JournalError, RunHeld, UsageError, UserError
-from aimport.keyset import KeySet, Numbers
+from aimport.keyset import KeySet, KnownKeys, Numbers
 from aimport.model import (
     ALIKE_KINDS,
     Alike,
@@ -276,7 +276,7 @@ class LaneLog:
         self.destination = destination
         self.position = position
         """Where the destination mailbox stood before the lane's first message."""
-        self.committed = KeySet()
+        self.committed = KnownKeys()
         self.octets = 0
         """Of committed messages."""
         self.rejected: dict[str, Rejected] = {}

@@ -15,10 +15,12 @@ import multiprocessing
 import os
 import re
 import socket
+import ssl
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 _LISTED = re.compile(rb"\((?P<flags>[^)]*)\) (?:NIL|\"[^\"]*\") (?P<name>.*)\Z", re.DOTALL)
@@ -29,21 +31,26 @@ WINDOW_MESSAGES: Final = 64
 """One by one took longer in eight pairs of nine."""
 
 
-def log_in(port: int, user: str) -> imaplib.IMAP4:
-    client = imaplib.IMAP4("127.0.0.1", port, timeout=TIMEOUT_S)
+def log_in(port: int, user: str, ca_file: Path | None = None) -> imaplib.IMAP4:
+    client: imaplib.IMAP4
+    if ca_file is None:
+        client = imaplib.IMAP4("127.0.0.1", port, timeout=TIMEOUT_S)
+    else:
+        context = ssl.create_default_context(cafile=str(ca_file))
+        client = imaplib.IMAP4_SSL("127.0.0.1", port, ssl_context=context, timeout=TIMEOUT_S)
     client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     client.login(user, os.environ["BENCH_PASSWORD"])
     return client
 
 
-def copy(source_port: int, destination_port: int, user: str) -> int:
+def copy(source_port: int, destination_port: int, ca_file: Path | None, user: str) -> int:
     """All mailboxes of one user; the messages copied.
 
     Raises:
         RuntimeError: an answer other than OK.
     """
     copied = 0
-    with log_in(source_port, user) as source, log_in(destination_port, user) as destination:
+    with log_in(source_port, user, ca_file) as source, log_in(destination_port, user, ca_file) as destination:
         for line in source.list()[1]:
             listed = _LISTED.match(line) if isinstance(line, bytes) else None
             if listed is None or b"\\noselect" in listed["flags"].lower():
@@ -79,9 +86,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.baseline", description="The password is in BENCH_PASSWORD.")
     parser.add_argument("source_port", type=int)
     parser.add_argument("destination_port", type=int)
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="TLS from the first octet")
     parser.add_argument("users", nargs="+")
     options = parser.parse_args()
-    one = partial(copy, options.source_port, options.destination_port)
+    one = partial(copy, options.source_port, options.destination_port, options.ca)
     with ProcessPoolExecutor(len(options.users), multiprocessing.get_context("fork")) as processes:
         print(sum(processes.map(one, options.users)))
     return 0

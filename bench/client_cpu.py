@@ -24,11 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from bench.corpus import MEDIAN_OCTETS, Corpus, message_files, read_corpus, write_corpus
+from bench.corpus import Corpus, message_files, read_corpus, write_corpus
 from bench.measure import Command, Measured, measure
 from bench.null_server import NullServer, run_null_server
 from bench.peers import us
 from bench.results import spread
+from bench.scenarios import MEDIAN_OCTETS
 from tests import servers
 
 Lane = Literal["maildir-imap", "imap-imap", "imap-maildir"]

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Final
 
 from bench.client_cpu import LANES, Lane, run_lane, run_start
-from bench.corpus import MEDIAN_OCTETS, Corpus, write_corpus
+from bench.corpus import Corpus, write_corpus
 from bench.null_server import NullServer, run_null_server
 from bench.results import spread
+from bench.scenarios import MEDIAN_OCTETS
 from bench.servers import machine
 from bench.table import columns
 from tests import servers

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from aimport import sample
+from bench.scenarios import MEDIAN_OCTETS
 from tests.processes import Owner
 
-MEDIAN_OCTETS: Final = 12 * 1024  # sigma 1.2 makes the mean about twice that, as in real accounts
+MAX_OCTETS: Final = 2_000_000
 FOLDER_MODE: Final = 0o700  # that of Dovecot's own, else doveadm import never links
+FILE_MODE: Final = 0o600  # the same of files, for aimport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +40,26 @@ def write_corpus(
     messages: int,
     owner: Owner | None = None,
     median_octets: int = MEDIAN_OCTETS,
+    sigma: float = 1.2,
+    mailboxes: tuple[tuple[str, ...], ...] = sample.MAILBOXES,
 ) -> Corpus:
     """Writes `accounts` with `messages` each; the same octets, names and dates for the same numbers."""
     names = tuple(f"user{number:03}" for number in range(accounts))
     for name in names:
-        samples = sample.account(name, seed=seed, messages=messages, median_octets=median_octets)
+        samples = sample.account(
+            name,
+            seed=seed,
+            messages=messages,
+            mailboxes=mailboxes,
+            median_octets=median_octets,
+            sigma=sigma,
+            max_octets=max(MAX_OCTETS, median_octets),
+        )
         sample.write_maildir(root / name, samples)
+        for part in ("cur", "new", "tmp"):  # an INBOX is always there
+            (root / name / part).mkdir(exist_ok=True)
+        for file in message_files(root / name):
+            file.chmod(FILE_MODE)
     if owner is not None:
         owner.own(root)
     return read_corpus(root)

@@ -28,9 +28,10 @@ import msgspec
 
 from aimport.model import Endpoint
 from aimport.stores.dbox import DboxSource
-from bench.corpus import MEDIAN_OCTETS, Corpus, message_files, write_corpus
+from bench.corpus import Corpus, message_files, write_corpus
 from bench.measure import Command, Measured, measure, peak_rss
 from bench.peers import us
+from bench.scenarios import MEDIAN_OCTETS
 from bench.servers import machine
 from bench.table import columns
 from tests import dbox_made, servers

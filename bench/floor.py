@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from bench.floors import reached
 from bench.null_server import Row, read_account
 
 BATCH_MESSAGES: Final = 64
@@ -63,14 +64,13 @@ def append(quoted: bytes, batch: Sequence[Row]) -> bytes:
     return b"c APPEND %s%s\r\n" % (quoted, messages)
 
 
-def send(stream: Stream, port: int, password: str) -> None:
+def send(stream: Stream, port: int, password: str, ca_file: Path | None = None) -> None:
     """One user, one connection.
 
     Raises:
         RuntimeError: an answer other than OK.
     """
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with reached(port, ca_file) as connection:
         with connection.makefile("rb") as answers:
             answers.readline()
             connection.sendall(b'c LOGIN "%s" "%s"\r\n' % (stream.user.encode(), password.encode()))
@@ -96,14 +96,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.floor", description="The password is in BENCH_PASSWORD.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--at-once", type=int, default=4, metavar="N", help="users")
-    parser.add_argument("root", type=Path, help="has USER/Maildir")
-    parser.add_argument("users", nargs="+")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="TLS from the first octet")
+    parser.add_argument("pairs", nargs="+", metavar="USER=MAILDIR")
     options = parser.parse_args()
-    streams = [built(user, options.root / user / "Maildir") for user in options.users]
+    named = [pair.partition("=") for pair in options.pairs]
+    streams = [built(user, Path(maildir)) for user, _, maildir in named]
+    one = partial(send, port=options.port, password=os.environ["BENCH_PASSWORD"], ca_file=options.ca)
     print(f"ready {time.process_time()}", flush=True)
     sys.stdin.readline()
     with ThreadPoolExecutor(options.at_once) as threads:
-        for _ in threads.map(lambda stream: send(stream, options.port, os.environ["BENCH_PASSWORD"]), streams):
+        for _ in threads.map(one, streams):
             pass
     return 0
 

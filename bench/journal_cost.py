@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.__main__ import folder_of, run_trial
 from bench.corpus import Corpus, write_corpus
-from bench.peers import Contender, Route, aimport
+from bench.peers import Contender, aimport
 from bench.results import Round, Spread, spread
-from bench.servers import Site, run_site
+from bench.scenarios import Route
+from bench.servers import Site, run_site, workplace
+from bench.trials import folder_of, run_trial
 
 ROUTE: Final[Route] = "maildir-imap"
 BOTH: Final = (
@@ -74,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dir", type=Path, metavar="DIR", help="a directory on a real disk (default: TMPDIR)")
     options = parser.parse_args(arguments)
     pairs: list[Pair] = []
-    with run_site(options.dir, mail_fsync="optimized") as site:
-        if site.no_dovecot:
-            raise SystemExit(f"no figure without Dovecot: {site.no_dovecot}")
+    with workplace(options.dir) as work, run_site(work, mail_fsync="optimized") as site:
+        if site.no_server:
+            raise SystemExit(f"no figure without Dovecot: {site.no_server}")
         corpus = write_corpus(
             site.work / "corpus", seed=1, accounts=options.users, messages=options.messages, owner=site.owner
         )

@@ -1,39 +1,62 @@
-"""A result as text: plain columns for a terminal, markdown for README."""
+"""A result as text: plain columns for a terminal, markdown for pages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from bench.goals import GOALS, Goal
-from bench.peers import AIMPORT, CARRIES
-from bench.results import Entry, Result, RouteResult, Spread, ratios, spread
+from bench.goals import GOALS, Goal, ahead
+from bench.peers import CARRIES
+from bench.results import Entry, Result, RouteResult, Spread, ratios, spread, standing
+from bench.scenarios import AIMPORT
 
-TITLES = {
-    "maildir-imap": "Maildir → IMAP",
-    "imap-maildir": "IMAP → Maildir",
-    "imap-imap": "IMAP → IMAP",
-    "maildir-maildir": "Maildir → Maildir",
+NAMES = {
+    "maildir": "Maildir",
+    "imap": "IMAP",
+    "mbox": "mbox",
+    "sdbox": "sdbox",
+    "mdbox": "mdbox",
 }
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 HEADINGS = (
     "contender",
     "messages/s",
+    "MiB/s",
     "client CPU µs/message",
     "server CPU µs/message",
     "peak RSS MiB",
     "aimport is … times as fast",
 )
-GOAL_HEADINGS = ("route", "goal", "measured", "held")
+SUMMARY_HEADINGS = (
+    "scenario",
+    "path",
+    "aimport, messages/s",
+    "MiB/s",
+    "best peer",
+    "aimport is … times as fast",
+    "floor",
+    "aimport is … times as fast",
+)
+GOAL_HEADINGS = ("scenario", "path", "goal", "measured", "held")
+CALL_HEADINGS = ("scenario", "path", "contender", "system calls/message", "most of them")
+MOST_CALLS = 5
+
+Table = Callable[[Sequence[Sequence[str]]], str]
 
 
 def plain(result: Result) -> str:
-    """All routes with aligned columns."""
-    return _document(result, columns, bullet="  ", title="{}")
+    """Everything, with aligned columns."""
+    return _joined([*_whole(result, columns, bullet="  ", title="{}")])
 
 
 def markdown(result: Result) -> str:
-    """All routes as markdown tables."""
-    return _document(result, _markdown_table, bullet="- ", title="### {}")
+    """Everything, as markdown tables."""
+    return _joined([*_whole(result, _markdown_table, bullet="- ", title="### {}")])
+
+
+def summary(result: Result) -> str:
+    """A row for each path of each scenario, and the goals, as markdown: for README."""
+    parts = [*conditions(result), "", *_summary(result, _markdown_table, "### {}")]
+    return _joined([*parts, *_goals(result, _markdown_table, "### {}")])
 
 
 def put_into(page: str, tables: str) -> str:
@@ -49,70 +72,138 @@ def put_into(page: str, tables: str) -> str:
     return f"{before}{BEGIN}\n\n{tables}\n{END}{after}"
 
 
-def _document(result: Result, table: Callable[[Sequence[Sequence[str]]], str], *, bullet: str, title: str) -> str:
-    parts = [*conditions(result)]
-    for route in result.routes:
-        rows = [_row(entry, route, result.messages) for entry in route.entries if entry.rounds]
-        parts += ["", title.format(TITLES[route.route]), "", table([HEADINGS, *rows])]
-        reasons = dict.fromkeys(entry.left_out for entry in route.entries if entry.left_out)
-        notes = [
-            f"left out: {'; '.join(entry.name for entry in route.entries if entry.left_out == reason)}: {reason}"
-            for reason in reasons
-        ]
-        notes += [
-            f"WRONG: {entry.name}, round {each.round}: {each.wrong}"
-            for entry in route.entries
-            for each in entry.rounds
-            if each.wrong
-        ]
-        if notes:
-            parts += ["", *(f"{bullet}{note}" for note in notes)]
-    taken = [route.route for route in result.routes]
-    goals = [goal for goal in GOALS if goal.route in taken]
-    if goals:
-        parts += ["", title.format("Goals"), "", table([GOAL_HEADINGS, *(_goal_row(goal, result) for goal in goals)])]
-    return "\n".join(parts) + "\n"
+def path(route: str) -> str:
+    """As a person writes it."""
+    source, destination = route.split("-")
+    return f"{NAMES[source]} → {NAMES[destination]}"
 
 
 def conditions(result: Result) -> list[str]:
     """What makes the numbers mean something."""
     machine, settings = result.machine, result.settings
-    mail = (
-        f"{settings['users']} users x {settings['messages']} messages, {result.octets / 2**20:.0f} MiB, log-normal "
-        f"with a median of {int(settings['median_octets']) // 1024} KiB, seed {settings['seed']}; loopback, no TLS, "
-        f"sources warm, mail_fsync={settings['mail_fsync']}; rounds: {settings['rounds']}, as median [lowest-highest]."
-    )
     place = (
         f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {machine['kernel']}, "
         f"{machine['filesystem']}, load at start {machine['load_at_start']}; "
         f"{', '.join(f'{name} {version}' for name, version in result.versions.items())}; {result.taken}."
     )
-    return [mail, place, CARRIES]
+    how = (
+        f"Seed {settings['seed']}, sources warm, mail_fsync={settings['mail_fsync']}; "
+        f"rounds: {settings['rounds']}, as median [lowest-highest]; ratios within a round."
+    )
+    return [place, how, CARRIES]
 
 
-def _row(entry: Entry, route: RouteResult, messages: int) -> tuple[str, ...]:
+def _joined(parts: Sequence[str]) -> str:
+    return "\n".join(parts) + "\n"
+
+
+def _whole(result: Result, table: Table, *, bullet: str, title: str) -> Iterator[str]:
+    yield from conditions(result)
+    for route in result.routes:
+        yield from ("", title.format(f"{route.scenario}: {path(route.route)}"), "")
+        yield f"{route.what}: {route.mail}, {route.octets / 2**20:.0f} MiB; {route.between}."
+        rows = [_row(entry, route) for entry in route.entries if entry.rounds]
+        yield from ("", table([HEADINGS, *rows]))
+        notes = [*_notes(route)]
+        if notes:
+            yield from ("", *(f"{bullet}{note}" for note in notes))
+    calls = [*_call_rows(result)]
+    if calls:
+        yield from ("", title.format("System calls"), "", table([CALL_HEADINGS, *calls]))
+    yield from ("", *_summary(result, table, title))
+    yield from _goals(result, table, title)
+
+
+def _notes(route: RouteResult) -> Iterator[str]:
+    reasons = dict.fromkeys(entry.left_out for entry in route.entries if entry.left_out)
+    for reason in reasons:
+        names = "; ".join(entry.name for entry in route.entries if entry.left_out == reason)
+        yield f"left out: {names}: {reason}"
+    for entry in route.entries:
+        for each in entry.rounds:
+            if each.wrong:
+                yield f"WRONG: {entry.name}, round {each.round}: {each.wrong}"
+        if entry.watched is not None and entry.watched.wrong:
+            yield f"WRONG: {entry.name}, watched: {entry.watched.wrong}"
+
+
+def _summary(result: Result, table: Table, title: str) -> list[str]:
+    rows = []
+    for route in result.routes:
+        counted = route.entry(AIMPORT).counted
+        cells = [route.scenario, path(route.route)]
+        cells.append(_shown(spread(route.messages / each.seconds for each in counted), 0))
+        cells.append(_shown(spread(route.octets / 2**20 / each.seconds for each in counted), 1))
+        for role in ("peer", "floor"):
+            found = standing(route, role)
+            cells += ["none here", ""] if found is None else [found[0].name, _faster(found[1], found[0])]
+        rows.append(cells)
+    return [title.format("Every path beside its best peer and its floor"), "", table([SUMMARY_HEADINGS, *rows])]
+
+
+def _call_rows(result: Result) -> Iterator[tuple[str, ...]]:
+    for route in result.routes:
+        for entry in route.entries:
+            if entry.watched is not None and entry.watched.syscalls:
+                calls = entry.watched.syscalls
+                most = sorted(calls, key=lambda name: -calls[name])[:MOST_CALLS]
+                shown = ", ".join(f"{name} {calls[name] / route.messages:.2f}" for name in most)
+                total = f"{sum(calls.values()) / route.messages:.1f}"
+                yield (route.scenario, path(route.route), entry.name, total, shown)
+
+
+def _goals(result: Result, table: Table, title: str) -> Iterator[str]:
+    taken = {(route.scenario, route.route) for route in result.routes}
+    rows = [_goal_row(goal, result) for goal in GOALS if (goal.scenario, goal.route) in taken]
+    rows += [
+        (
+            each.route.scenario,
+            path(each.route.route),
+            "ahead of every peer",
+            f"{_faster(each.measured, each.peer)} than {each.peer.name}",
+            _held(each.held),
+        )
+        for each in ahead(result)
+    ]
+    if rows:
+        yield from ("", title.format("Goals"), "", table([GOAL_HEADINGS, *rows]))
+
+
+def _row(entry: Entry, route: RouteResult) -> tuple[str, ...]:
     counted = entry.counted
     if not counted:
-        return (entry.name, "WRONG", "", "", "", "")
-    ours = next(each for each in route.entries if each.name == AIMPORT)
-    micro = 1e6 / messages
+        return (entry.name, "WRONG", *[""] * (len(HEADINGS) - 2))
+    ours = route.entry(entry.held_against)
+    micro = 1e6 / route.messages
     wrong = f" ({len(entry.rounds) - len(counted)} WRONG)" if len(counted) < len(entry.rounds) else ""
+    server = [each.server_cpu_s * micro for each in counted if each.server_cpu_s is not None]
+    faster = "" if entry.name in (AIMPORT, ours.name) else _faster(spread(ratios(ours, entry)), entry)
     return (
         entry.name + wrong,
-        _shown(spread(messages / each.seconds for each in counted), 0),
+        _shown(spread(route.messages / each.seconds for each in counted), 0),
+        _shown(spread(route.octets / 2**20 / each.seconds for each in counted), 1),
         _shown(spread(each.client_cpu_s * micro for each in counted), 0),
-        _shown(spread(each.server_cpu_s * micro for each in counted), 0),
+        _shown(spread(server), 0),
         _shown(spread(each.peak_rss_mib for each in counted), 0),
-        "" if entry is ours else _shown(spread(ratios(ours, entry)), 2),
+        faster,
     )
+
+
+def _faster(times: Spread | None, than: Entry) -> str:
+    """How many times as fast aimport is; which, where it is not the plain one."""
+    return _shown(times, 2) + ("" if than.held_against == AIMPORT else f" ({than.held_against})")
 
 
 def _goal_row(goal: Goal, result: Result) -> tuple[str, ...]:
     measured = goal.measured(result)
     if measured is None:
-        return (TITLES[goal.route], str(goal), "not measured", "")
-    held = "yes" if goal.held(measured) else "no"
-    return (TITLES[goal.route], str(goal), _shown(measured, 2 if goal.against else 0), held)
+        return (goal.scenario, path(goal.route), str(goal), "not measured", "")
+    shown = _shown(measured, 2 if goal.against else 0)
+    return (goal.scenario, path(goal.route), str(goal), shown, _held(goal.held(measured)))
+
+
+def _held(held: bool) -> str:
+    return "held" if held else "NOT HELD"
 
 
 def _shown(figure: Spread | None, digits: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import imaplib
 import os
@@ -22,10 +23,27 @@ from bench.goals import GOALS, Goal
 from bench.growth import Curve
 from bench.measure import Command, Measured, measure
 from bench.null_server import NullServer, Row, run_null_server
-from bench.peers import AIMPORT, AIMPORT_4, CONTENDERS, FLOOR, MBSYNC_4
+from bench.peers import CONTENDERS
 from bench.results import Entry, Result, Round, RouteResult, Spread, ratios, read_result, spread
+from bench.scenarios import (
+    AIMPORT,
+    AIMPORT_4,
+    AIMPORT_COPIED,
+    AIMPORT_LINKED,
+    BY_NAME,
+    CP,
+    FLOOR,
+    FLOOR_LINK,
+    FLOOR_WRITE,
+    LOOPBACK,
+    MBSYNC_1,
+    MBSYNC_4,
+    Between,
+)
 from bench.servers import Site
+from bench.trials import left_out
 from tests import mail, servers
+from tests.fix_dovecot import Dovecot
 from tests.processes import Owner, server_folder, server_owner
 
 MACHINE: dict[str, str | int] = {
@@ -36,14 +54,7 @@ MACHINE: dict[str, str | int] = {
     "filesystem": "ext4",
     "load_at_start": "0.10",
 }
-SETTINGS: dict[str, str | int] = {
-    "users": 4,
-    "messages": 250,
-    "rounds": 3,
-    "seed": 1,
-    "median_octets": 12288,
-    "mail_fsync": "optimized",
-}
+SETTINGS: dict[str, str | int | float] = {"rounds": 3, "seed": 1, "scale": 1.0, "mail_fsync": "optimized"}
 
 
 def a_round(number: int, seconds: float, *, wrong: str = "") -> Round:
@@ -60,18 +71,27 @@ def a_round(number: int, seconds: float, *, wrong: str = "") -> Round:
 
 def a_result(*entries: Entry) -> Result:
     return Result(
-        schema=1,
+        schema=2,
         taken="2026-01-02 03:04 UTC",
         machine=MACHINE,
         versions={"aimport": "1", "dovecot": "2"},
         settings=SETTINGS,
-        messages=1000,
-        octets=24 * 2**20,
-        routes=(RouteResult(route="maildir-imap", entries=entries),),
+        routes=(
+            RouteResult(
+                scenario="median",
+                what="accounts as they are",
+                route="maildir-imap",
+                mail="4 users x 250 messages",
+                between="loopback, no TLS",
+                messages=1000,
+                octets=24 * 2**20,
+                entries=entries,
+            ),
+        ),
     )
 
 
-def a_site(folder: Path, *, no_dovecot: str, no_isync: str) -> Site:
+def a_site(folder: Path, *, no_server: str, no_isync: str, between: Between = LOOPBACK) -> Site:
     """Without servers; empty reasons say that there would be some."""
     return Site(
         work=folder,
@@ -80,9 +100,11 @@ def a_site(folder: Path, *, no_dovecot: str, no_isync: str) -> Site:
         owner=server_owner(),
         source=None,
         destination=None,
-        no_dovecot=no_dovecot,
+        no_server=no_server,
         isync=None,
         no_isync=no_isync,
+        between=between,
+        ports={},
     )
 
 
@@ -133,27 +155,30 @@ def test_ratios_are_taken_within_a_round_and_only_where_both_count() -> None:
 
 def test_the_markdown_names_conditions_figures_and_what_is_missing() -> None:
     result = a_result(
-        Entry(name=AIMPORT, rounds=(a_round(0, 1.0), a_round(1, 0.5), a_round(2, 0.8))),
+        Entry(name=AIMPORT, role="ours", rounds=(a_round(0, 1.0), a_round(1, 0.5), a_round(2, 0.8))),
         Entry(name="slow", rounds=(a_round(0, 2.0), a_round(1, 2.0), a_round(2, 2.0, wrong="999 of 1000 arrived"))),
         Entry(name="broken", rounds=(a_round(0, 2.0, wrong="exit 1: no"),)),
         Entry(name="absent", left_out="not unpacked"),
     )
     text = table.markdown(result)
-    assert "4 users x 250 messages, 24 MiB, log-normal with a median of 12 KiB, seed 1" in text
+    assert "accounts as they are: 4 users x 250 messages, 24 MiB; loopback, no TLS." in text
     assert (
         "2 cores of CPU, 8 GiB, Linux 6, ext4, load at start 0.10; aimport 1, dovecot 2; 2026-01-02 03:04 UTC" in text
     )
-    lines = [line for line in text[: text.index("### Goals")].splitlines() if line.startswith(("|", "#", "- "))]
-    assert lines[0] == "### Maildir → IMAP"
+    figures, _, rest = text.partition("### Every path")
+    lines = [line for line in figures.splitlines() if line.startswith(("|", "#", "- "))]
+    assert lines[0] == "### median: Maildir → IMAP"
     assert lines[3:] == [
-        "| aimport | 1250 [1000-2000] | 500 | 1000 | 64 |  |",
-        "| slow (1 WRONG) | 500 | 500 | 1000 | 64 | 3.00 [2.00-4.00] |",
-        "| broken | WRONG |  |  |  |  |",
+        "| aimport | 1250 [1000-2000] | 30.0 [24.0-48.0] | 500 | 1000 | 64 |  |",
+        "| slow (1 WRONG) | 500 | 12.0 | 500 | 1000 | 64 | 3.00 [2.00-4.00] |",
+        "| broken | WRONG |  |  |  |  |  |",
         "- left out: absent: not unpacked",
         "- WRONG: slow, round 2: 999 of 1000 arrived",
         "- WRONG: broken, round 0: exit 1: no",
     ]
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "| median | Maildir → IMAP | 1250 [1000-2000] | 30.0 [24.0-48.0] | slow | 3.00 [2.00-4.00] | none" in rest
+    assert "| median | Maildir → IMAP | ahead of every peer | 3.00 [2.00-4.00] than slow | held |" in rest
 
 
 def test_a_result_read_back_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,14 +268,19 @@ def test_a_goal_is_not_measured_when_its_peer_lost_mail_or_was_not_there() -> No
     goal = Goal(route="maildir-imap", against="peer", limit=2.5)
     assert goal.measured(a_result(ours)) is None
     assert goal.measured(a_result(ours, Entry(name="peer", rounds=(a_round(0, 9.0, wrong="lost"),)))) is None
-    assert "| Maildir → IMAP | aimport: client CPU below 150 µs/message | 500 | no |" in table.markdown(a_result(ours))
+    row = "| median | Maildir → IMAP | aimport: client CPU below 150 µs/message | 500 | NOT HELD |"
+    assert row in table.markdown(a_result(ours))
 
 
 def test_every_goal_names_contenders_that_take_part_in_its_route(tmp_path: Path) -> None:
-    site = a_site(tmp_path, no_dovecot="", no_isync="")
+    with_dovecot = dataclasses.replace(
+        a_site(tmp_path, no_server="", no_isync=""), destination=object.__new__(Dovecot), source=object.__new__(Dovecot)
+    )
     for goal in GOALS:
-        taking_part = {contender.name for contender in CONTENDERS if not contender.left_out(site, goal.route)}
-        assert {goal.ours, goal.against or goal.ours} <= taking_part
+        scenario = BY_NAME[goal.scenario]
+        assert goal.route in scenario.routes
+        wanted = {each.name: left_out(with_dovecot, scenario, goal.route, each) for each in CONTENDERS}
+        assert wanted[goal.ours] == wanted[goal.against or goal.ours] == ""
 
 
 def test_the_floor_sends_the_batches_of_aimport_and_all_mail(tmp_path: Path) -> None:
@@ -278,7 +308,7 @@ def test_the_imaplib_baseline_copies_all_mail(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("BENCH_PASSWORD", "any")
     corpus = write_corpus(tmp_path / "corpus", seed=2, accounts=1, messages=100)
     with run_null_server(corpus.root) as source, run_null_server() as destination:
-        assert baseline.copy(source.port, destination.port, "user000") == 100
+        assert baseline.copy(source.port, destination.port, None, "user000") == 100
         totals = destination.totals()
     bodies = [octets.wire_form(file.read_bytes()) for file in message_files(corpus.root / "user000")]
     assert (totals.messages, totals.octets) == (100, sum(map(len, bodies)))
@@ -338,12 +368,15 @@ def test_growth_is_measured_on_every_lane(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_peer_that_has_no_part_in_a_route_says_why(tmp_path: Path) -> None:
-    site = a_site(tmp_path, no_dovecot="no dovecot", no_isync="no isync")
+    site = a_site(tmp_path, no_server="no dovecot", no_isync="no isync")
     for contender in CONTENDERS:
-        assert contender.left_out(site, "imap-imap") == "no dovecot"
+        assert contender.left_out(site, "imap-imap") == contender.left_out(site, "sdbox-maildir") == "no dovecot"
     reasons = {contender.name: contender.left_out(site, "maildir-maildir") for contender in CONTENDERS}
-    assert [name for name, reason in reasons.items() if not reason] == [AIMPORT, "cp -r and sync"]
-    assert {"no dovecot", "no isync", "Maildir to IMAP only", "IMAP to IMAP only"} == set(reasons.values()) - {""}
+    local = [AIMPORT, AIMPORT_COPIED, AIMPORT_LINKED, FLOOR_WRITE, FLOOR_LINK, CP]
+    assert [name for name, reason in reasons.items() if not reason] == local
+    assert {"no dovecot", "no isync", "Maildir to IMAP only", "IMAP to IMAP only"} <= set(reasons.values())
+    again = [each.name for each in CONTENDERS if not each.left_out(site, "maildir-maildir", again=True)]
+    assert again == [AIMPORT]
 
 
 @pytest.mark.slow
@@ -363,13 +396,14 @@ def test_a_tiny_run_moves_all_mail_and_leaves_nothing_behind(
         assert list(place.iterdir()) == []
     result = read_result(out)
     [route] = result.routes
-    assert result.messages == 40
     assert [entry.name for entry in route.entries if entry.counted] == [
-        AIMPORT, AIMPORT_4, FLOOR, "mbsync, 1 at a time", MBSYNC_4,
+        AIMPORT, AIMPORT_4, FLOOR, MBSYNC_1, MBSYNC_4,
     ]  # fmt: skip
+    assert route.messages == 40
     for entry in route.entries:
         for each in entry.counted:
             assert each.arrived == 40
+            assert each.server_cpu_s is not None
             assert min(each.seconds, each.client_cpu_s, each.server_cpu_s, each.peak_rss_mib) > 0
     assert "Maildir → IMAP" in capsys.readouterr().out
 
