@@ -16,6 +16,7 @@ import pytest
 
 from aimport import sample
 from tests import mail
+from tests.fix_courier import Courier
 from tests.fix_cyrus import Cyrus
 from tests.fix_dovecot import Dovecot
 from tests.pages import looked_at
@@ -37,7 +38,7 @@ def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return document
 
 
-def settings_for(server: Dovecot | Cyrus, user: str, side: str = "dest") -> tuple[str, ...]:
+def settings_for(server: Dovecot | Cyrus | Courier, user: str, side: str = "dest") -> tuple[str, ...]:
     return (f"-o{side}_tls_ca={server.ca_file}", f"-o{side}_user={user}", f"-o{side}_password=env:PW")
 
 
@@ -92,11 +93,13 @@ def test_without_a_location_this_machine_is_measured_beside_cp(tmp_path: Path) -
     assert os.listdir(tmp_path / "tmp") == []
 
 
-@pytest.mark.parametrize("server", ["dovecot", pytest.param("cyrus", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "server", ["dovecot", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cyrus", "courier"))]
+)
 def test_an_account_is_as_it_was_when_bench_has_ended(
     server: str, request: pytest.FixtureRequest, unique_user: str, tmp_path: Path
 ) -> None:
-    there: Dovecot | Cyrus = request.getfixturevalue(server)
+    there: Dovecot | Cyrus | Courier = request.getfixturevalue(server)
     if isinstance(there, Dovecot):
         user = request.getfixturevalue("account")
         before = mailboxes(there, user)
