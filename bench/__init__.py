@@ -12,7 +12,7 @@
     measure    commands from outside: time, CPU, memory
     results    the figures of every round, ratios, JSON
     goals      what the ratios and the CPU of a message should be
-    table      the same as plain text or markdown
+    table      the same as plain text or markdown; plot: as SVG
 
     floor, floors     contenders of our own: the same octets from memory; FETCH to a sink, plain writes, hard links
     baseline          a copy in imaplib; aioimaplib_copy: with aioimaplib's own commands

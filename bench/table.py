@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from bench.goals import GOALS, Goal, ahead
 from bench.peers import CARRIES
@@ -53,9 +53,11 @@ def markdown(result: Result) -> str:
     return _joined([*_whole(result, _markdown_table, bullet="- ", title="### {}")])
 
 
-def summary(result: Result) -> str:
-    """A row for each path of each scenario, and the goals, as markdown: for README."""
+def summary(result: Result, plots: Mapping[str, str]) -> str:
+    """A row for each path of each scenario, plots (where each lies, and what it shows), and the goals: for README."""
     parts = [*conditions(result), "", *_summary(result, _markdown_table, "### {}")]
+    for place, title in plots.items():
+        parts += ["", f"![{title}]({place})"]
     return _joined([*parts, *_goals(result, _markdown_table, "### {}")])
 
 
