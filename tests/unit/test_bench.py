@@ -329,10 +329,24 @@ def test_growth_is_told_by_its_exponent(costs: list[float], exponent: float | No
     curve = Curve(what="lines", points=points)
     assert curve.exponent == (None if exponent is None else pytest.approx(exponent))
     assert curve.verdict() == words
+    assert curve.memory_exponent is None
     refused = Answer(count=1_000_000, refused="a line too long")
     assert (
         Curve(what="lines", points=(*points, refused)).verdict() == f"{words}; n = 1,000,000 REFUSED: a line too long"
     )
+
+
+@pytest.mark.parametrize(
+    ("peaks", "exponent"), [([50.0, 140.0, 1040.0], 1.0), ([41.0, 42.0, 43.0], 0.0), ([50.0, 50.0, 50.0], 0.0)]
+)
+def test_memory_grows_by_what_is_above_an_idle_run(peaks: list[float], exponent: float) -> None:
+    points = tuple(
+        Answer(count=10 ** (number + 2), cpu_s=1.0, idle_rss_mib=40.0, peak_rss_mib=peak)
+        for number, peak in enumerate(peaks)
+    )
+    curve = Curve(what="users", points=points)
+    assert curve.memory_exponent == pytest.approx(exponent)
+    assert f"; memory {exponent:.2f}" in curve.verdict()
 
 
 def test_one_answer_is_measured_whatever_its_kind() -> None:
@@ -364,7 +378,9 @@ def test_growth_is_measured_on_every_lane(tmp_path: Path, capsys: pytest.Capture
     for lane in growth.LANES:
         assert f"\n{lane}, one mailbox" in out
     curves = msgspec.json.decode((tmp_path / "curves.json").read_bytes(), type=list[Curve])
-    assert len(curves) == len(growth.LANES) + len(KINDS) + 1
+    assert "\nusers with 10 messages" in out
+    assert len(curves) == len(growth.LANES) + 1 + len(KINDS) + 1
+    assert all(curve.memory_exponent is not None for curve in curves)
     assert [path.name for path in tmp_path.iterdir()] == ["curves.json"]
 
 
