@@ -48,8 +48,8 @@ soak: servers
 # About ten minutes, and about one: the scenarios that matter, each row beside its peer or floor.
 bench: servers
 	@$(BIN)/python -m bench --scenario core
-	@$(BIN)/python -m bench.growth
-	@$(BIN)/python -m bench.journal_cost --rounds 3
+	@$(BIN)/python -m bench.growth --rounds 1
+	@$(BIN)/python -m bench.journal_cost --rounds 3 --messages 300
 
 bench-quick: servers
 	@$(BIN)/python -m bench --quick --scenario core
