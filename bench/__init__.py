@@ -6,7 +6,7 @@
     scenarios  what is measured, as a table: mail, paths, what lies between, who takes part
     corpus     the generated mail, and a fresh, warm copy of it for every trial
     servers    two private servers and what the machine is
-    latency    a link that is as far away, or as narrow, as asked
+    latency    a link that is as far away, or as narrow, as asked; appends: what APPENDs take on it
     peers      the contenders, each a whole command, and why one is left out
     trials     one contender, once; what has arrived is counted
     measure    commands from outside: time, CPU, memory

@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check_room(site, corpus, scenario, rounds)
                 known |= versions(site)
                 routes += [
-                    run_route(site, corpus, scenario, route, rounds, options.only, strace=strace)
+                    run_route(
+                        site, corpus, scenario, route, rounds, options.only, strace=strace, appends=options.appends
+                    )
                     for route in scenario.routes
                 ]
         say("removing all mail")
@@ -160,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--paths", nargs="+", choices=ROUTES, default=(), metavar="PATH", help=", ".join(ROUTES))
     parser.add_argument("--only", default="", metavar="NAME", help="beside aimport those whose names begin so")
     parser.add_argument("--strace", action="store_true", help="count the system calls of aimport in a run of its own")
+    parser.add_argument("--appends", action="store_true", help="what APPENDs take on the wire, in a run of its own")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the generated mail (default: 1)")
     parser.add_argument("--mail-fsync", choices=("optimized", "always", "never"), default="optimized")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="a directory on a real disk (default: TMPDIR)")

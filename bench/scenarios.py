@@ -101,6 +101,11 @@ class Between:
         """There is more than the loopback device."""
         return bool(self.round_trip_ms or self.rate or self.rate_each)
 
+    @property
+    def is_closed(self) -> bool:
+        """What passes cannot be read."""
+        return self.tls or self.compress
+
     def __str__(self) -> str:
         parts = [
             f"round trip {self.round_trip_ms:g} ms" if self.round_trip_ms else "",
