@@ -8,6 +8,7 @@
                 lock            held (flock) while the run's process lives; says who it is
                 rejects.jsonl   one line a rejected message
                 damages.jsonl   one line a damage of a source that mail was taken from all the same
+                stages.jsonl    one line a process that worked: where its time went
                 run.json        what `runs` shows; only its `finished` is nowhere else
                 shards/NNNNNN/  of a run with several processes: a journal of its own for some users, written by the
                                 one process that holds its lock; `places` of the run's own journal says which is whose
@@ -52,7 +53,7 @@ import msgspec
 
 from aimport import seams
 from aimport.errors import AimportError, JournalBusy, JournalDamaged, JournalError, RunHeld, UsageError, UserError
-from aimport.keyset import KeySet, Numbers
+from aimport.keyset import KeySet, KnownKeys, Numbers
 from aimport.model import (
     ALIKE_KINDS,
     Alike,
@@ -106,6 +107,7 @@ DATABASE: Final = "journal.sqlite"
 REJECTS: Final = "rejects.jsonl"
 REPAIRS: Final = "repairs.jsonl"
 DAMAGES: Final = "damages.jsonl"
+STAGES: Final = "stages.jsonl"
 ESCROW: Final = "escrow"
 INFO: Final = "run.json"
 LOCK: Final = "lock"
@@ -274,7 +276,7 @@ class LaneLog:
         self.destination = destination
         self.position = position
         """Where the destination mailbox stood before the lane's first message."""
-        self.committed = KeySet()
+        self.committed = KnownKeys()
         self.octets = 0
         """Of committed messages."""
         self.rejected: dict[str, Rejected] = {}
@@ -971,6 +973,26 @@ class Journal:
         before = len(known)
         known.add(hash(line))
         return len(known) > before
+
+    def keep_stages(self, stages: Mapping[str, object]) -> None:
+        """Adds where the time of this process went (`stages.Stages.to_json`). Of no use to a resume.
+
+        Raises:
+            JournalError
+        """
+        if self.directory is not None:
+            with _translated(self.directory / STAGES):
+                _append(self.directory / STAGES, _json(stages) + b"\n")
+
+    def stages(self) -> Sequence[Mapping[str, object]]:
+        """One for each process that worked on the run to its own end; a line that cannot be read is left out."""
+        kept = []
+        if self.directory is not None:
+            with _translated(self.directory / STAGES), suppress(FileNotFoundError):
+                for line in (self.directory / STAGES).read_bytes().splitlines():
+                    with suppress(ValueError):
+                        kept.append(msgspec.json.decode(line, type=dict[str, object]))
+        return kept
 
     def damages(self, user: str) -> int:
         """How many damages of a user's source are recorded."""

@@ -1,15 +1,17 @@
 """Numbers and message keys by the million: what comes in order costs next to nothing. Pure.
 
 A lane commits UIDs as they ascend, so all that is done is one range, or a few. In a `set` each key of ten million
-costs 100 octets; here each range costs 16, each key that is no UID what a set takes.
+costs 100 octets; here each range costs 16, and each key that is no UID 18 where nobody asks which they are.
 """
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from typing import Final
 
 
 class Numbers(Collection[int]):
@@ -112,15 +114,55 @@ class Spans:
         return at < len(self._firsts) and self._firsts[at] <= number
 
 
-class KeySet(Collection[str]):
-    """A set of message keys; `uidvalidity:uid` is kept as a number."""
+class Marks:
+    """Texts of which is only known that they are there, by 128 bits of a hash: two of 10**12 alike are no chance."""
+
+    __slots__ = ("_buckets", "_count")
+    _OCTETS: Final = 16
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, bytearray] = {}
+        """Marks behind one another, by their first 12 bits."""
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, text: str) -> bool:
+        return self._find(text)[2] >= 0
+
+    def add(self, text: str) -> None:
+        bucket, mark, at = self._find(text)
+        if at < 0:
+            bucket += mark
+            self._count += 1
+
+    def remove(self, text: str) -> None:
+        bucket, _, at = self._find(text)
+        if at < 0:
+            raise KeyError(text)
+        del bucket[at : at + self._OCTETS]
+        self._count -= 1
+
+    def _find(self, text: str) -> tuple[bytearray, bytes, int]:
+        """Where a text would be: its bucket, its mark, the place of that there (-1: it is not)."""
+        mark = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=self._OCTETS).digest()
+        bucket = self._buckets.setdefault(mark[0] << 4 | mark[1] >> 4, bytearray())
+        at = bucket.find(mark)
+        while at % self._OCTETS and at >= 0:
+            at = bucket.find(mark, at + 1)
+        return bucket, mark, at
+
+
+class KnownKeys:
+    """A set of message keys that are asked for and never listed; `uidvalidity:uid` is kept as a number."""
 
     __slots__ = ("_numbers", "_texts")
 
     def __init__(self) -> None:
         self._numbers: dict[str, Numbers] = {}
         """By what stands before the last colon."""
-        self._texts: set[str] = set()
+        self._texts: set[str] | Marks = Marks()
 
     def __contains__(self, key: object) -> bool:
         if not isinstance(key, str):
@@ -129,12 +171,6 @@ class KeySet(Collection[str]):
         if not colon or place not in self._numbers or not _is_number(number):
             return key in self._texts
         return int(number) in self._numbers[place]
-
-    def __iter__(self) -> Iterator[str]:
-        for place, numbers in self._numbers.items():
-            for number in numbers:
-                yield f"{place}:{number}"
-        yield from self._texts
 
     def __len__(self) -> int:
         return len(self._texts) + sum(len(numbers) for numbers in self._numbers.values())
@@ -162,6 +198,22 @@ class KeySet(Collection[str]):
             self._texts.remove(key)
         else:
             self._numbers[place].remove(int(number))
+
+
+class KeySet(KnownKeys, Collection[str]):
+    """The same, and they are listed: a key that is no UID takes what it takes in a set."""
+
+    __slots__ = ("_listed",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._texts = self._listed = set[str]()
+
+    def __iter__(self) -> Iterator[str]:
+        for place, numbers in self._numbers.items():
+            for number in numbers:
+                yield f"{place}:{number}"
+        yield from self._listed
 
 
 def _is_number(text: str) -> bool:

@@ -162,6 +162,7 @@ def run_page(report: RunReport, origins: Sequence[Origin], pace: Pace | None) ->
         _tiles(report, totals),
         _statuses(report),
         _over_time(pace),
+        stage_breakdown(report.stages),
         _reasons(totals),
         _users(report, totals),
     ]
@@ -232,7 +233,7 @@ def stage_breakdown(stages: Mapping[str, object] | None) -> str:
         said = verdict(words, "warn")
     plot = bars(
         [
-            Bar(label=name, value=seconds, shown=f"{seconds:.1f} s, {seconds / total:.0%}")
+            Bar(label=name, value=seconds, shown=f"{seconds:.{1 if seconds >= 1 else 2}f} s, {seconds / total:.0%}")
             for name, seconds in held[:SHOWN_REASONS]
         ],
         title="Seconds that the senders stood still for each stage, over all lanes",

@@ -22,8 +22,7 @@ Tone = Literal["main", "good", "warn", "bad", "dim"]
 WIDTH: Final = 760
 """Units of the drawing; the page scales it."""
 LABEL: Final = 230
-VALUE: Final = 130
-"""Room for labels on the left of bars, and for their values on the right."""
+"""Room for labels on the left of bars."""
 ROW: Final = 26
 LEFT, RIGHT, TOP, BOTTOM = 64, 18, 14, 42
 """Room around the area of a plot with axes."""
@@ -71,7 +70,7 @@ def bars(items: Sequence[Bar], *, title: str) -> str:
     if not items:
         return ""
     most = max(max(item.value, item.high) for item in items) or 1.0
-    room = WIDTH - LABEL - VALUE
+    room = WIDTH - LABEL - 16 - max(len(printable(item.shown)) for item in items) * LETTER
     letters = int((LABEL - 12) / LETTER)
     parts = []
     for number, item in enumerate(items):

@@ -157,7 +157,7 @@ class RunReport:
     users: Sequence[UserResult]
     exit: int
     stages: Mapping[str, object] | None = None
-    """What held it up (`stages.Stages.to_json`), of the process that has just worked; None: nobody knows any more."""
+    """What held it up (`stages.Stages.to_json`), of all processes that worked; None: nobody knows."""
 
     @property
     def totals(self) -> Totals:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal, cast
+
+import msgspec
 
 Stage = Literal["connect", "list", "look", "read", "prepare", "journal", "append-send", "sync", "append-wait"]
 """`connect`: connection and login; `look`: at the destination, for what is there; `prepare`: wire form and hash."""
@@ -257,6 +259,55 @@ class Stages:
             )
             for (stage, host), meter in worked
         ]  # fmt: skip
+
+
+def summed(documents: Sequence[Mapping[str, object]]) -> dict[str, object] | None:
+    """Several of `Stages.to_json` as one, limited by what limited the longest of them; None: there is none.
+
+    Of other versions, what is not understood is left out.
+    """
+    known = []
+    for document in documents:
+        with suppress(msgspec.ValidationError):
+            known.append(msgspec.convert(document, _Document))
+    if not known:
+        return None
+    rows: dict[tuple[str, str], _Row] = {}
+    for each in known:
+        for row in each.stages:
+            before = rows.get((row.stage, row.host))
+            rows[row.stage, row.host] = row if before is None else before.with_(row)
+    longest = max(known, key=lambda each: sum(row.held for row in each.stages))
+    return {
+        "limited_by": longest.limited_by,
+        "processor": longest.processor,
+        "stages": [msgspec.structs.asdict(row) for row in rows.values()],
+    }
+
+
+class _Row(msgspec.Struct, frozen=True):
+    stage: str
+    host: str
+    batches: int
+    busy: float
+    waiting: float
+    held: float
+
+    def with_(self, other: _Row) -> _Row:
+        return _Row(
+            self.stage,
+            self.host,
+            self.batches + other.batches,
+            round(self.busy + other.busy, 3),
+            round(self.waiting + other.waiting, 3),
+            round(self.held + other.held, 3),
+        )
+
+
+class _Document(msgspec.Struct, frozen=True):
+    limited_by: dict[str, object] | None
+    processor: float
+    stages: list[_Row]
 
 
 HEADINGS: Final = ("stage", "where", "batches", "busy s", "waiting s", "held up s", "share")

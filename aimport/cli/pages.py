@@ -19,11 +19,8 @@ def write_page(path: Path, page: str) -> None:
     Raises:
         UsageError: something else has the name, or it cannot be written.
     """
+    check_page(path)
     try:
-        there = _mode(path)
-        if there is not None and not stat.S_ISREG(there):
-            what = "a directory" if stat.S_ISDIR(there) else "no regular file"
-            raise UsageError(f"{path} is {what}", hint="name a file for the page")
         handle, name = tempfile.mkstemp(prefix=".aimport-", suffix=".html", dir=path.parent)  # for its owner alone
         try:
             with open(handle, "w", encoding="utf-8") as file:
@@ -39,8 +36,20 @@ def write_page(path: Path, page: str) -> None:
         raise UsageError(f"{path}: {error.strerror}", hint="name another file for the page") from error
 
 
-def _mode(path: Path) -> int | None:
+def check_page(path: Path) -> None:
+    """Looks whether a page may have that name, before it takes long to make one.
+
+    Raises:
+        UsageError: something else has it, or there is no such directory.
+    """
     try:
-        return path.lstat().st_mode
+        there = path.lstat().st_mode
     except FileNotFoundError:
-        return None
+        if path.parent.is_dir():
+            return
+        raise UsageError(f"{path}: No such file or directory", hint="name another file for the page") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", hint="name another file for the page") from error
+    if not stat.S_ISREG(there):
+        what = "a directory" if stat.S_ISDIR(there) else "no regular file"
+        raise UsageError(f"{path} is {what}", hint="name a file for the page")

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,6 +24,7 @@ from aimport.model import Appended, Present, Rejected, UserJob
 from aimport.pacing import Throttles
 from aimport.plan import Plan, destination_of, jobs, make_plan, merged
 from aimport.results import PastRun, RunReport, UserResult, exit_code, together
+from aimport.stages import summed
 from aimport.stores import Stores
 
 if TYPE_CHECKING:
@@ -276,6 +277,7 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
         )
         try:
             await journal.close(finished=finished)
+            journal.keep_stages(run.stages.to_json())
         except JournalError as failure:
             ending.failure = ending.failure or failure
         return ending, results
@@ -378,9 +380,11 @@ def print_json(document: object) -> None:
 def read_run(root: Path, names: Sequence[str]) -> RunReport:
     """Runs as they stand, for `report`; also of one that works now. No name: the newest; a name twice counts once."""
     past: list[PastRun] = []
+    stages: list[Mapping[str, object]] = []
     for name in dict.fromkeys(names) or (None,):
         with Journal.view(root, name) as journal:
             past.append(PastRun(run=journal.run, job=journal.job, users=_results(journal)))
+            stages += journal.stages()
     results = together(sorted(past, key=lambda each: each.run)) if len(past) > 1 else past[0].users
     code = exit_code(results, single_user=False, stopped=False)
-    return RunReport(run="+".join(each.run for each in past), users=results, exit=code)
+    return RunReport(run="+".join(each.run for each in past), users=results, exit=code, stages=summed(stages))

@@ -20,7 +20,7 @@ from aimport.journal import Journal, LaneLog, RunArguments
 from aimport.model import Endpoint
 from aimport.results import RunReport
 from aimport.runners.local import run_plan
-from aimport.stages import ENOUGH_S, MAX_PLACES, Finding, Processor, Stages
+from aimport.stages import ENOUGH_S, MAX_PLACES, Finding, Processor, Stages, summed
 from aimport.stores.maildir import MaildirDestination, MaildirSource, disk
 from aimport.stores.maildir import source as maildir_source
 from aimport.stores.memory import Event
@@ -320,3 +320,22 @@ def test_the_report_has_the_stages_behind_its_old_keys() -> None:
     [row] = document["stages"]["stages"]
     assert row == {"stage": "read", "host": "old.example:993", "batches": 1, "busy": 1.0, "waiting": 0.0, "held": 1.0}
     assert list(RunReport(run="r", users=[], exit=0).to_json()) == ["schema", "run", "users", "totals", "exit"]
+
+
+def test_what_several_processes_measured_is_one_breakdown() -> None:
+    """What limited is of the one that was held up longest; a line of another version is left out."""
+    documents = []
+    for seconds in (3.0, 9.0, 1.0):
+        stages = Stages(processor=idle)
+        stages.meter("read", f"h{seconds:.0f}").hold(seconds)
+        stages.meter("journal").hold(0.5)
+        documents.append(stages.to_json())
+    one = summed([*documents, {"stages": "of tomorrow"}])
+    assert one is not None
+    assert isinstance(one["limited_by"], dict)
+    assert one["limited_by"]["host"] == "h9"
+    assert isinstance(one["stages"], list)
+    held = {(each["stage"], each["host"]): (each["batches"], each["held"]) for each in one["stages"]}
+    assert held["journal", ""] == (3, 1.5)
+    assert held["read", "h3"] == (1, 3.0)
+    assert summed([]) is summed([{}]) is None

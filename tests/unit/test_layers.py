@@ -13,7 +13,7 @@ PURE = {"model", "dates", "flags", "names", "octets", "errors", "repair"}
 WITHOUT_IO = {"imap.auth", "imap.fragments", "imap.responses", "imap.commands", "imap.answers", "reconcile"}
 WITHOUT_IO |= {f"stores.dbox.{name}" for name in ("index", "log", "messages", "lists", "layout")}
 WITHOUT_IO |= {f"lists.{name}" for name in ("rows", "forms", "imapsync", "special")}
-WITHOUT_IO |= {"standing", "estimate"}
+WITHOUT_IO |= {"standing", "estimate", "plots", "page", "benchpage"}
 WITHOUT_IO |= {f"query.{file.stem}" for file in (ROOT / "query").glob("*.py")} | {"stores.imap.search"}
 ONLY_IN = {
     "aioimaplib": {"imap.client"},
@@ -33,6 +33,10 @@ FORBIDDEN = {
     "existing": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "auditing": {"pipeline", "copying", "stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "pipeline": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
+    "trial": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
+    "benching": {"imap", "runners", "cli", "plan", "config", "users", "location"},
+    "traces": {"pipeline", "stores", "imap", "runners", "cli", "plan", "config", "journal"},
+    "page": {"pipeline", "stores", "imap", "runners", "cli", "plan", "config", "journal"},
     "checking": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "verify": {"stores", "imap", "runners", "cli", "plan", "config", "users", "location"},
     "runners": {"cli", "stores", "imap", "plan", "config"},

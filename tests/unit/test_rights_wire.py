@@ -110,7 +110,7 @@ def test_an_error_that_nobody_knows_ends_the_session() -> None:
     ],
 )
 def test_outcomes_arrive_as_they_are(outcome: Outcome) -> None:
-    answer = crossed(wire.Outcomes([wire.ended_of(outcome)]))
+    answer = crossed(wire.Outcomes([wire.ended_of(outcome)], 0.5, 0.0))
     assert isinstance(answer, wire.Outcomes)
     assert [wire.outcome_of(each) for each in answer.ended] == [outcome]
 

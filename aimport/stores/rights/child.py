@@ -263,19 +263,14 @@ class _Session:
         assert self._destination is not None, "a destination"
         return self._destination
 
-    async def _do_inspect(self, targets: Sequence[Mailbox]) -> wire.Answer:
-        session: object = self._source if self._destination is None else self._destination
-        standing = await session.inspect(targets) if isinstance(session, Inspecting) else Standing()
-        problems = [wire.failed(error) for error in standing.problems]
-        return wire.Inspected(standing.volume, problems, standing.notes)
-
     async def _do_list(self) -> wire.Answer:
         return wire.Listed(list(await (self._source or self._writer).list_mailboxes()))
 
     async def _do_select(self, mailbox: Mailbox, term: Term, order: Order) -> wire.Answer:
         selection = await self._reader.select(mailbox, term, order)
         child = self._child
-        child.number = number = child.number + 1  # another session counts on while this one waits
+        child.number += 1
+        number = child.number  # other sessions select while this one waits
         child.selections[number] = selection
         self.own.append(number)
         keys, ends = await to_thread.run_sync(wire.packed, selection.keys)
@@ -364,7 +359,7 @@ class _Session:
                 messages[index] = replace(messages[index], body=body)
             appending = await self._writer.append(mailbox, replace(batch, messages=tuple(messages)))
             ended = [wire.ended_of(outcome) for outcome in await appending.outcomes()]
-            assert isinstance(appending, Settled), "a local store answers at once"
+            assert isinstance(appending, Settled), "a local store has its answer at once"
             return wire.Outcomes(ended, appending.sync_s, appending.turn_s)
         finally:
             for body in bodies:
@@ -377,15 +372,22 @@ class _Session:
     async def _do_find(self, mailbox: Mailbox, wanted: Sequence[Wanted], since: Position) -> wire.Answer:
         return wire.found_of(await self._writer.find(mailbox, wanted, since))
 
-    async def _do_survey(self, mailbox: Mailbox, since: Position) -> wire.Answer:
-        survey = await self._writer.survey(mailbox, since)
+    async def _do_inspect(self, targets: Sequence[Mailbox]) -> wire.Answer:
+        session: object = self._source or self._destination
+        standing = await session.inspect(targets) if isinstance(session, Inspecting) else Standing()
+        return wire.Stood(standing.volume, [wire.failed(error) for error in standing.problems], standing.notes)
+
+    async def _do_survey(self, mailbox: Mailbox, since: Position, sizes: bool) -> wire.Answer:
+        survey = await self._writer.survey(mailbox, since, sizes=sizes)
         if survey is None:
             return wire.Done()
         assert isinstance(survey.at, Places), "a local store knows its messages by name"
         places = survey.at.found
         keys, ends = wire.packed(survey.keys)
-        sizes, dates = array("Q", survey.sizes).tobytes(), array("q", survey.dates).tobytes()
-        return wire.Surveyed(keys, ends, sizes, dates, dict(places))
+        if not sizes:
+            return wire.Surveyed(keys, ends, b"", b"", dict(places))
+        columns = array("Q", survey.sizes).tobytes(), array("q", survey.dates).tobytes()
+        return wire.Surveyed(keys, ends, *columns, dict(places))
 
     async def _do_read(self, mailbox: Mailbox) -> wire.Answer:
         self._source, there = await self._reading.enter_async_context(self._writer.reading(mailbox))

@@ -46,7 +46,7 @@ from aimport.standing import Standing
 from aimport.stores import Fsync
 from aimport.stores.rights import wire
 from aimport.stores.rights.child import Opening
-from aimport.stores.rights.pool import Pool
+from aimport.stores.rights.pool import Child, Pool
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ async def _channel(
     pool: Pool, endpoint: Endpoint, opening: Opening
 ) -> AsyncGenerator[tuple[_Channel, wire.Opened], None]:
     child, sock = await to_thread.run_sync(pool.session, _rights(endpoint))
-    channel = _Channel(sock, child.rights)
+    channel = _Channel(sock, child)
     try:
         yield channel, await channel.ask(wire.Opened, "open", opening)
     finally:
@@ -134,10 +134,11 @@ async def _channel(
 class _Channel:
     """Questions to one session of a child, and its answers."""
 
-    def __init__(self, sock: socket.socket, rights: Rights) -> None:
+    def __init__(self, sock: socket.socket, child: Child) -> None:
         self._sock = sock
         sock.settimeout(_STUCK_S)  # not blocking: uvloop takes that from a socket that it watches
-        self._rights = rights
+        self._child = child
+        self._rights = child.rights
         self._turn = anyio.Lock()
         self._in_step = True
         """No answer is outstanding."""
@@ -208,6 +209,7 @@ class _Channel:
             wire.close_all(descriptors)
 
     def _lost(self, why: str) -> ConnectionLost:
+        self._child.ended = True
         return ConnectionLost(f"the process with the rights of uid {self._rights.uid} has ended: {why}")
 
     async def close(self) -> None:
@@ -276,11 +278,11 @@ class RightsSourceSession:
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
 
-    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
-        return _standing(await self._channel.ask(wire.Inspected, "inspect", list(targets)))
-
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return (await self._channel.ask(wire.Listed, "list")).mailboxes
+
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return await _standing(self._channel, targets)
 
     async def select(self, mailbox: Mailbox, term: Term = ALL, order: Order = "stored") -> Selection:
         def take(answer: wire.Answer, _: Sequence[int]) -> tuple[wire.Selected, wire.Packed]:
@@ -363,6 +365,9 @@ class RightsDestinationSession:
     async def list_mailboxes(self) -> Sequence[Mailbox]:
         return (await self._channel.ask(wire.Listed, "list")).mailboxes
 
+    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
+        return await _standing(self._channel, targets)
+
     async def create_mailbox(self, mailbox: Mailbox, *, subscribe: bool) -> None:
         await self._channel.ask(wire.Done, "create", mailbox, subscribe)
 
@@ -375,16 +380,12 @@ class RightsDestinationSession:
             if described is not None:
                 large[index] = described
                 messages[index] = replace(message, body=b"")
-        outcomes = await self._channel.ask_and(
+        return await self._channel.ask_and(
             partial(_outcomes, batch),
             *("append", mailbox, replace(batch, messages=tuple(messages)), large),
             descriptors=descriptors,
             large=True,
         )
-        return outcomes
-
-    async def inspect(self, targets: Sequence[Mailbox] = ()) -> Standing:
-        return _standing(await self._channel.ask(wire.Inspected, "inspect", list(targets)))
 
     async def position(self, mailbox: Mailbox) -> Position | None:
         return (await self._channel.ask(wire.Stands, "position", mailbox)).position
@@ -394,7 +395,7 @@ class RightsDestinationSession:
         return wire.stored_of(found, [each.fingerprint for each in wanted])
 
     async def survey(self, mailbox: Mailbox, since: Position, *, sizes: bool = True) -> Survey | None:
-        return await self._channel.ask_and(_survey, "survey", mailbox, since)
+        return await self._channel.ask_and(partial(_survey, sizes), "survey", mailbox, since, sizes)
 
     @asynccontextmanager
     async def reading(self, mailbox: Mailbox) -> AsyncGenerator[tuple[SourceSession, Mailbox]]:
@@ -411,11 +412,6 @@ class RightsDestinationSession:
         return self._names.place(wanted, uid, uidvalidity)
 
 
-def _standing(inspected: wire.Inspected) -> Standing:
-    problems = tuple(wire.error_of(each) for each in inspected.problems)
-    return Standing(volume=inspected.volume, problems=problems, notes=inspected.notes)
-
-
 def _outcomes(batch: Batch, answer: wire.Answer, descriptors: Sequence[int]) -> Settled:
     """What became of a batch; of each of its messages, in their order."""
     if not isinstance(answer, wire.Outcomes) or [each.key for each in answer.ended] != [
@@ -425,15 +421,21 @@ def _outcomes(batch: Batch, answer: wire.Answer, descriptors: Sequence[int]) -> 
     return Settled([wire.outcome_of(each) for each in answer.ended], answer.sync_s, answer.turn_s)
 
 
-def _survey(answer: wire.Answer, descriptors: Sequence[int]) -> Survey | None:
+async def _standing(channel: _Channel, targets: Sequence[Mailbox]) -> Standing:
+    stood = await channel.ask(wire.Stood, "inspect", list(targets))
+    problems = tuple(wire.error_of(each) for each in stood.problems)
+    return Standing(volume=stood.volume, problems=problems, notes=stood.notes)
+
+
+def _survey(sizes: bool, answer: wire.Answer, descriptors: Sequence[int]) -> Survey | None:
     match answer:
         case wire.Surveyed():
             keys = wire.Packed(answer.keys, answer.ends)
             return Survey(
                 uidvalidity=0,
                 keys=keys,
-                sizes=wire.numbers_of(answer.sizes, len(keys)),
-                dates=wire.numbers_of(answer.dates, len(keys), signed=True),
+                sizes=wire.numbers_of(answer.sizes, len(keys)) if sizes else (),
+                dates=wire.numbers_of(answer.dates, len(keys), signed=True) if sizes else (),
                 at=Places({place: at for place, at in answer.places.items() if 0 <= at < len(keys)}),
             )
         case wire.Done():

@@ -195,19 +195,11 @@ class Ended(msgspec.Struct, array_like=True):
 
 
 class Outcomes(msgspec.Struct, array_like=True, tag="outcomes"):
-    """The seconds are those of `Settled`."""
+    """As `Settled`."""
 
     ended: list[Ended]
-    sync_s: float = 0.0
-    turn_s: float = 0.0
-
-
-class Inspected(msgspec.Struct, array_like=True, tag="inspected"):
-    """`Standing`, as far as local stores have it."""
-
-    volume: Volume | None
-    problems: list[Failed]
-    notes: tuple[str, ...]
+    sync_s: float
+    turn_s: float
 
 
 class Stands(msgspec.Struct, array_like=True, tag="stands"):
@@ -220,7 +212,17 @@ class Found(msgspec.Struct, array_like=True, tag="found"):
     stored: list[tuple[int, int | None]]
 
 
+class Stood(msgspec.Struct, array_like=True, tag="stood"):
+    """`Standing` of a local account."""
+
+    volume: Volume | None
+    problems: list[Failed]
+    notes: tuple[str, ...]
+
+
 class Surveyed(msgspec.Struct, array_like=True, tag="surveyed"):
+    """Sizes and dates are empty where nobody asked for them."""
+
     keys: bytes
     ends: bytes
     sizes: bytes
@@ -240,10 +242,10 @@ Answer = (
     | Read
     | Seen
     | Outcomes
-    | Inspected
     | Stands
     | Found
     | Surveyed
+    | Stood
 )
 
 
