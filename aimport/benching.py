@@ -401,5 +401,7 @@ def find(trials: Sequence[Trial]) -> Finding | None:
         advice.append(f"more connections may bring more: --connections {most.connections * 2},{most.connections * 4}")
     elif len(curve) > 1:
         advice.append("more connections to one account bring no more; other users may lie on other disks or servers")
+    elif enough.middle.advice:
+        advice.append(enough.middle.advice)
     limit = enough.middle.limited or "nothing that shows: it was over too soon, so take more --messages"
     return Finding(enough.scenario, enough.connections, limit, tuple(advice))

@@ -74,6 +74,8 @@ th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--
 th { color: var(--soft); font-weight: 600; white-space: nowrap; } td.number, th.number { text-align: right;
   white-space: nowrap; }
 tfoot td { font-weight: 600; border-bottom: 0; } td.words { overflow-wrap: anywhere; min-width: 12rem; }
+tr.note td { padding: 0 .6rem .4rem 1.4rem; color: var(--soft); overflow-wrap: anywhere; }
+tr:has(+ tr.note) td { border-bottom: 0; }
 td.good { color: var(--good); } td.warn { color: var(--warn); } td.bad { color: var(--bad); }
 svg.plot { display: block; width: 100%; height: auto; font-size: 12px; overflow: visible; }
 svg text { fill: var(--ink); } svg text.tick { fill: var(--soft); font-size: 11px; }
@@ -195,14 +197,23 @@ Cell = str | tuple[str, str]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, numbers: range, last: Sequence[str] = ()) -> str:
-    """Rows of texts, or of texts with their class; the columns in `numbers` stand on the right."""
+    """Rows of texts, or of texts with their class; the columns in `numbers` stand on the right.
+
+    A row of one text is a note to the row above it, as wide as the table.
+    """
 
     def cell(column: int, word: Cell, kind: str = "td") -> str:
         said, class_ = word if isinstance(word, tuple) else (word, "number" if column in numbers else "")
         return f'<{kind} class="{class_}">{text(said)}</{kind}>' if class_ else f"<{kind}>{text(said)}</{kind}>"
 
     head = "".join(cell(column, heading, "th") for column, heading in enumerate(headings))
-    body = "".join(f"<tr>{''.join(cell(*pair) for pair in enumerate(row))}</tr>\n" for row in rows)
+
+    def line(row: Sequence[Cell]) -> str:
+        if len(row) == 1 < len(headings):
+            return f'<tr class="note"><td colspan="{len(headings)}">{text(str(row[0]))}</td></tr>\n'
+        return f"<tr>{''.join(cell(*pair) for pair in enumerate(row))}</tr>\n"
+
+    body = "".join(map(line, rows))
     foot = f"<tfoot><tr>{''.join(cell(*pair) for pair in enumerate(last))}</tr></tfoot>" if last else ""
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>{foot}</table></div>'
 
@@ -218,10 +229,8 @@ def stage_breakdown(stages: Mapping[str, object] | None) -> str:
         return ""
     listed = stages.get("stages")
     rows = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
-    held = sorted(
-        ((f"{each['stage']} {each['host']}".strip(), float(each["held"])) for each in rows if float(each["held"]) > 0),
-        key=lambda item: -item[1],
-    )
+    seconds_of = {f"{each['stage']} {each['host']}".strip(): float(each["held"]) for each in rows}
+    held = sorted(((name, held_s) for name, held_s in seconds_of.items() if held_s >= 0.005), key=lambda item: -item[1])
     total = sum(seconds for _, seconds in held)
     if not total:
         return ""
@@ -353,9 +362,12 @@ def _reasons(totals: Totals) -> str:
 
 def _users(report: RunReport, totals: Totals) -> str:
     users = sorted(report.users, key=lambda result: result.status == "done")
-    headings = ("user", "status", "found", "imported", "present", "skipped", "rejected", "octets", "seconds", "error")
-    last = ("all", "", *_counts(totals), "")
-    shown = table(headings, (_row(each) for each in users[:SHOWN_USERS]), numbers=range(2, 9), last=last)
+    headings = ("user", "status", "found", "imported", "present", "skipped", "rejected", "octets", "seconds")
+    rows: list[Sequence[Cell]] = []
+    for each in users[:SHOWN_USERS]:
+        rows.append((each.user, (each.status, TONES[each.status]), *_counts(each)))
+        rows += [(each.error,)] if each.error else []
+    shown = table(headings, rows, numbers=range(2, 9), last=("all", "", *_counts(totals)))
     more = len(users) - SHOWN_USERS
     left = (
         f'<p class="soft">{text(f"... and {count(more)} more users, all of them done or less urgent")}: '
@@ -364,11 +376,6 @@ def _users(report: RunReport, totals: Totals) -> str:
         else ""
     )
     return f"<h2>Users</h2>{shown}{left}"
-
-
-def _row(result: UserResult) -> Sequence[Cell]:
-    error = (result.error or "", "words") if result.error else ""
-    return (result.user, (result.status, TONES[result.status]), *_counts(result), error)
 
 
 def _counts(counts: UserResult | Totals) -> Sequence[str]:

@@ -78,7 +78,7 @@ def bars(items: Sequence[Bar], *, title: str) -> str:
         middle = y + ROW / 2
         long = room * item.value / most
         label = printable(item.label)
-        cut = label if len(label) <= letters else label[: letters - 1] + "…"
+        cut = label if len(label) <= letters else f"{label[: letters - 9]}…{label[-8:]}"
         parts.append(
             f"<g><title>{text(f'{item.label}: {item.shown}')}</title>"
             f'<text class="label" x="{LABEL - 10}" y="{_n(middle + 4)}" text-anchor="end">{text(cut)}</text>'

@@ -69,6 +69,8 @@ class Round:
     """Where its time went (`stages.Stages.to_json`)."""
     limited: str = ""
     """What held it up, in words; "": too little to tell."""
+    advice: str = ""
+    """What to try about that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +301,8 @@ async def measure(trip: Trip, *, connections: int, messages: int, journals: Path
         peak_octets=peak_octets(),
         connections=timed.watch.most,
         stages=stages,
-        limited=str(found or ""),
+        limited=f"{found.brief}: {found.what}" if found is not None else "",
+        advice=found.advice if found is not None else "",
         answers_ms=() if trip.to.scheme == "memory" else tuple(timed.watch.answers_ms),
     )
 

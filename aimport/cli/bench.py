@@ -22,6 +22,7 @@ from aimport.cli.call import Globals, tell
 from aimport.cli.pages import check_page, write_page
 from aimport.cli.work import journal_root, print_json, settings_of
 from aimport.errors import AimportError, ConfigurationError, DestinationFull, UsageError
+from aimport.report import printable
 
 if TYPE_CHECKING:
     from aimport.benching import Bench, Left, Place, Scale
@@ -50,8 +51,10 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 @click.command("bench")
 @click.argument("locations", metavar="[LOCATION [LOCATION]]", nargs=-1)
 @click.option("-u", "user", metavar="USER", help="Whose account it is (%u); default dest_user, then $USER.")
-@click.option("--messages", type=click.IntRange(1, 1_000_000), default=1000, show_default=True)
-@click.option("--median", type=options.Size(least=400), default=12 * 1024, show_default="12K", help="Of the sizes.")
+@click.option("--messages", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="For each round.")
+@click.option(
+    "--median", type=options.Size(least=400), default=12 * 1024, show_default="12K", help="Of the sizes of messages."
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="The same number, the same mail.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Median, lowest and highest.")
 @click.option("--connections", type=Numbers(), default=(1, 2, 4), show_default="1,2,4", help="To measure one by one.")
@@ -189,7 +192,8 @@ def _places(locations: Sequence[str], user: str | None, settings: Settings) -> l
         if endpoint.host and not endpoint.user:
             raise UsageError(f"{shown_location(location)}: whose account it is is not said", hint="give -u USER")
         endpoint = replace(endpoint, rights=with_rights(endpoint, endpoint, settings, variables, {}))
-        places.append(Place(name=shown_location(location), endpoint=endpoint))
+        name = endpoint.identity if endpoint.host else shown_location(location)
+        places.append(Place(name=name, endpoint=endpoint))
     if len({place.endpoint.identity for place in places}) < len(places):
         raise ConfigurationError(f"both locations are {places[0].endpoint.identity}", hint="give one of them")
     return places
@@ -202,7 +206,7 @@ def _ask(scale: Scale, places: Sequence[Place]) -> None:
     """
     from aimport.progress import size
 
-    names = " and ".join(f"{place.name} ({place.endpoint.identity})" for place in places)
+    names = " and ".join(place.name for place in places)
     each = size(scale.about_octets)
     tell(
         f"bench makes a mailbox of its own in {names},\nappends {scale.messages} generated messages (about {each}) to"
@@ -294,7 +298,9 @@ async def _watch(
 
 
 def _not_taken(left: Left) -> str:
-    return f"{left.mailbox} at {left.place} was not taken away: {left.why} (the next bench of it tries again)"
+    return printable(
+        f"{left.mailbox} at {left.place} was not taken away: {left.why} (the next bench of it tries again)"
+    )
 
 
 def _show(bench: Bench, ended: _Ended, *, as_json: bool, html: str | None) -> int:
@@ -321,11 +327,11 @@ def _show(bench: Bench, ended: _Ended, *, as_json: bool, html: str | None) -> in
         print_json(found.to_json())
     else:
         for line in found.lines():
-            print(line)
+            print(printable(line))
     for left in ended.left:
         tell(f"aimport: {_not_taken(left)}")
     if found.error:
-        tell(f"aimport: {found.error}")
+        tell(f"aimport: {printable(found.error)}")
     return code
 
 

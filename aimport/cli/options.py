@@ -7,9 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from aimport import __version__
 from aimport.config import parse_size
-from aimport.errors import UsageError
 from aimport.limits import Limits
 from aimport.model import Order
 from aimport.plan import Request
@@ -38,13 +36,6 @@ class Size(click.ParamType[int]):
         if octets < self._least:
             self.fail(f"{value!r} is less than {self._least} octets", param, ctx)
         return octets
-
-
-def not_yet(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Refuses an option of the contract that a later version brings (exit 64)."""
-    if value not in (None, False, (), 1, "stored", "never"):
-        raise UsageError(f"{param.opts[0]}: not yet in version {__version__}")
-    return value
 
 
 JOURNAL: Final = click.option(

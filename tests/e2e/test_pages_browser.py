@@ -38,6 +38,10 @@ def browse(page: Path, folder: Path, *words: str) -> tuple[str, list[str]]:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One of a run with an odd user and one without mail, one of a bench."""
+    try:
+        servers.find("chromium")
+    except servers.CannotGet as reason:
+        pytest.skip(str(reason))
     root = tmp_path_factory.mktemp("pages")
     odd = '<script>document.title="x"</script>'.replace("/", "&")
     (root / "users").write_text(f"ann\n{odd}\nnobody\n")

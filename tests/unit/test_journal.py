@@ -611,6 +611,25 @@ async def test_the_pace_of_a_run_is_what_was_stored_of_each_batch(tmp_path: Path
     await journal.close(finished=False)
 
 
+async def test_where_the_time_went_is_kept_for_each_process_and_nothing_depends_on_it(tmp_path: Path) -> None:
+    journal = create(tmp_path)
+    with Journal.view(tmp_path, journal.run) as view:
+        assert view.stages() == []
+    await journal.close(finished=False)
+    journal.keep_stages({"stages": []})
+    journal.keep_stages({"processor": 0.5})
+    with (tmp_path / journal.run / "stages.jsonl").open("ab") as file:
+        file.write(b'{"half a line')
+    with Journal.view(tmp_path, journal.run) as view:
+        assert view.stages() == [{"stages": []}, {"processor": 0.5}]
+    again = Journal.reopen(tmp_path, journal.run)
+    await again.close(finished=True)
+    memory = Journal.in_memory()
+    memory.keep_stages({"processor": 0.5})
+    assert memory.stages() == []
+    await memory.close(finished=True)
+
+
 async def test_rejects_are_one_line_each_and_follow_what_happens_later(tmp_path: Path) -> None:
     journal = create(tmp_path)
     assert journal.directory is not None
