@@ -77,6 +77,13 @@ remoterepository = far
 [Repository far]
 {far}
 """
+OFFLINEIMAP_MAILDIR: Final = """\
+type = Maildir
+localfolders = {maildir}
+sep = .
+nametrans = lambda name: 'INBOX' if name in ('', '.') else name.removeprefix('.')
+"""
+"""Maildir++: the INBOX at the root, everything else behind a dot."""
 OFFLINEIMAP_SERVER: Final = """\
 type = IMAP
 remotehost = {host}
@@ -84,6 +91,7 @@ remoteport = {port}
 remoteuser = {user}
 remotepass = {password}
 auth_mechanisms = LOGIN
+nametrans = lambda name: '' if name == 'INBOX' else '.' + name
 {tls}"""
 
 
@@ -310,7 +318,7 @@ def _offlineimap(trial: Trial) -> list[Command]:
         if local == "destination":
             trial.maildir(local, user).parent.mkdir(exist_ok=True)
         far = OFFLINEIMAP_SERVER.format(host=reach.host, port=reach.port, user=user, password=reach.password, tls=tls)
-        near = f"type = Maildir\nlocalfolders = {trial.maildir(local, user)}\nsep = /\nnametrans = lambda name: name"
+        near = OFFLINEIMAP_MAILDIR.format(maildir=trial.maildir(local, user))
         config = trial.folder / f"{user}.offlineimaprc"
         config.write_text(OFFLINEIMAP_RC.format(state=trial.folder / user, near=near, far=far))
         env = {"PATH": os.environ["PATH"], "HOME": str(trial.folder)}
