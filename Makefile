@@ -1,5 +1,5 @@
 # Every target makes .venv when it is missing or its lists have changed. All tool settings are in pyproject.toml.
-#   make demo test check servers soak bench bench-quick clean
+#   make demo test check servers soak bench bench-quick bench-all clean
 #   make test SLOW_SHARE=10 PYTEST_ARGS="-k names"      make check PYTHON=python3.13      make soak SOAK_S=60
 
 PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -16,7 +16,7 @@ COVERED_TESTS = $(BIN)/coverage erase && \
 	{ $(BIN)/coverage run -m pytest -q -n $(WORKERS) --dist worksteal --slow-share=$(1) $(PYTEST_ARGS); status=$$?; \
 	$(BIN)/coverage combine -q && $(BIN)/coverage report; exit $$status; }
 
-.PHONY: help demo test check servers soak bench bench-quick clean
+.PHONY: help demo test check servers soak bench bench-quick bench-all clean
 help:
 	@sed -n 's/^# \{0,1\}//; 1,3p' Makefile
 
@@ -45,27 +45,24 @@ SOAK_S ?= 600
 soak: servers
 	@AIMPORT_SOAK_S=$(SOAK_S) $(BIN)/pytest -q -s tests/faults/test_soak.py $(PYTEST_ARGS)
 
+# About ten minutes, and about one: the scenarios that matter, each row beside its peer or floor.
 bench: servers
-	@$(BIN)/python -m bench
-	@$(BIN)/python -m bench.growth
-	@$(BIN)/python -m bench.journal_cost
-	@$(BIN)/python -m bench.selecting
-	@$(BIN)/python -m bench.dbox
-	@$(BIN)/python -m bench.workers
-	@$(BIN)/python -m bench.limits
-	@$(BIN)/python -m bench.stages_cost
-	@$(BIN)/python -m bench.users_scale
+	@$(BIN)/python -m bench --scenario core
+	@$(BIN)/python -m bench.growth --rounds 1
+	@$(BIN)/python -m bench.journal_cost --rounds 3 --messages 300
 
 bench-quick: servers
-	@$(BIN)/python -m bench --quick
+	@$(BIN)/python -m bench --quick --scenario core
 	@$(BIN)/python -m bench.growth --quick
 	@$(BIN)/python -m bench.journal_cost --rounds 1 --messages 250
-	@$(BIN)/python -m bench.selecting --quick
-	@$(BIN)/python -m bench.dbox --quick
-	@$(BIN)/python -m bench.workers --quick
-	@$(BIN)/python -m bench.limits --quick
-	@$(BIN)/python -m bench.stages_cost --rounds 1
-	@$(BIN)/python -m bench.users_scale --quick
+
+# Everything: more than an hour, or a few minutes with BENCH_ARGS=--quick.
+bench-all: servers
+	@$(BIN)/python -m bench --scenario all $(BENCH_ARGS)
+	@$(BIN)/python -m bench.growth $(or $(BENCH_ARGS),--full)
+	@$(BIN)/python -m bench.journal_cost
+	@for each in selecting dbox workers limits users_scale; do $(BIN)/python -m bench.$$each $(BENCH_ARGS) || exit 1; done
+	@$(BIN)/python -m bench.stages_cost
 
 clean:
 	@rm -rf .venv .venv-bootstrap .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

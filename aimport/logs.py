@@ -18,7 +18,10 @@ class _Line(logging.Formatter):
         from aimport.report import printable
 
         text = printable(super().format(record))
-        return text if len(text) <= self.LIMIT else text[: self.LIMIT] + "..."
+        if len(text) <= self.LIMIT:
+            return text
+        kept = self.LIMIT // 4 if record.exc_info else self.LIMIT  # a trace says at its end what it is about
+        return f"{text[:kept]}...{text[len(text) - self.LIMIT + kept :]}"
 
     def formatException(self, ei: object) -> str:  # logging's name
         return super().formatException(ei).replace("\n", " | ")  # type: ignore[arg-type]  # as logging passes it

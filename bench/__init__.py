@@ -6,13 +6,13 @@
     scenarios  what is measured, as a table: mail, paths, what lies between, who takes part
     corpus     the generated mail, and a fresh, warm copy of it for every trial
     servers    two private servers and what the machine is
-    latency    a link that is as far away, or as narrow, as asked
+    latency    a link that is as far away, or as narrow, as asked; appends: what APPENDs take on it
     peers      the contenders, each a whole command, and why one is left out
     trials     one contender, once; what has arrived is counted
     measure    commands from outside: time, CPU, memory
     results    the figures of every round, ratios, JSON
     goals      what the ratios and the CPU of a message should be
-    table      the same as plain text or markdown
+    table      the same as plain text or markdown; plot: as SVG
 
     floor, floors     contenders of our own: the same octets from memory; FETCH to a sink, plain writes, hard links
     baseline          a copy in imaplib; aioimaplib_copy: with aioimaplib's own commands

@@ -1,4 +1,4 @@
-"""`python -m bench`: run scenarios; `python -m bench table FILE`: show a result as markdown, put it into pages."""
+"""`python -m bench`: run scenarios; `python -m bench table FILE`: show a result; `... pages FILE`: write the pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench import table
+from bench import plot, table
 from bench.results import SCHEMA, Result, RouteResult, read_result
 from bench.scenarios import ROUTES, SCENARIOS, Scenario, chosen
 from bench.servers import machine, run_site, versions, workplace
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["table"]:
         return _show(words[1:])
+    if words[:1] == ["pages"]:
+        return _write_pages(words[1:])
     options = _parser().parse_args(words)
     if options.list:
         print(listed())
@@ -52,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check_room(site, corpus, scenario, rounds)
                 known |= versions(site)
                 routes += [
-                    run_route(site, corpus, scenario, route, rounds, options.only, strace=strace)
+                    run_route(
+                        site, corpus, scenario, route, rounds, options.only, strace=strace, appends=options.appends
+                    )
                     for route in scenario.routes
                 ]
         say("removing all mail")
@@ -79,15 +83,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show(words: Sequence[str]) -> int:
     shown = argparse.ArgumentParser(prog="python -m bench table", description="A result as markdown.")
     shown.add_argument("file", type=Path)
-    shown.add_argument("--into", type=Path, metavar="PAGE", help="between its bench:begin and bench:end lines")
-    shown.add_argument("--summary", action="store_true", help="a row for each path, and the goals")
-    given = shown.parse_args(words)
+    print(table.markdown(read_result(shown.parse_args(words).file)), end="")
+    return 0
+
+
+def _write_pages(words: Sequence[str]) -> int:
+    """Everything that a page of the project says of speed, from one result."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench pages", description="README.md and docs/benchmarks.md, tables and plots, from a result."
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--root", type=Path, default=servers.ROOT, metavar="DIR", help="has README.md and docs")
+    given = parser.parse_args(words)
     result = read_result(given.file)
-    text = table.summary(result) if given.summary else table.markdown(result)
-    if given.into is None:
-        print(text, end="")
-    else:
-        given.into.write_text(table.put_into(given.into.read_text(encoding="utf-8"), text), encoding="utf-8")
+    docs: Path = given.root / "docs"
+    plots = dict(plot.drawn(result))
+    for name, svg in plots.items():
+        (docs / name).write_text(svg, encoding="utf-8")
+    for page, text in (
+        (given.root / "README.md", table.summary(result, {f"docs/{name}": plot.TITLES[name] for name in plots})),
+        (docs / "benchmarks.md", table.markdown(result)),
+    ):
+        page.write_text(table.put_into(page.read_text(encoding="utf-8"), text), encoding="utf-8")
     return 0
 
 
@@ -145,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--paths", nargs="+", choices=ROUTES, default=(), metavar="PATH", help=", ".join(ROUTES))
     parser.add_argument("--only", default="", metavar="NAME", help="beside aimport those whose names begin so")
     parser.add_argument("--strace", action="store_true", help="count the system calls of aimport in a run of its own")
+    parser.add_argument("--appends", action="store_true", help="what APPENDs take on the wire, in a run of its own")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the generated mail (default: 1)")
     parser.add_argument("--mail-fsync", choices=("optimized", "always", "never"), default="optimized")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="a directory on a real disk (default: TMPDIR)")

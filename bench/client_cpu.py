@@ -81,12 +81,26 @@ def run_start(
     prefix: Sequence[str] = (),
 ) -> float:
     """CPU seconds of a run that finds nothing to copy: what every run costs, however much it copies."""
+    return run_empty(server, folder, words, lane=lane, accounts=accounts, code=code, prefix=prefix).cpu_s
+
+
+def run_empty(
+    server: NullServer,
+    folder: Path,
+    words: Sequence[str] = (),
+    *,
+    lane: Lane = "imap-imap",
+    accounts: int = 1,
+    code: Path = servers.ROOT,
+    prefix: Sequence[str] = (),
+) -> Measured:
+    """The run of `run_start`."""
     names = tuple(f"nobody-{number}" for number in range(accounts))
     for name in names:
         for part in ("cur", "new", "tmp"):
             (folder / "empty" / name / part).mkdir(parents=True)
     empty = Corpus(root=folder / "empty", accounts=names, messages=0, octets=0)
-    return run_lane(lane, empty, server, folder, words, code=code, prefix=prefix)[0].cpu_s
+    return run_lane(lane, empty, server, folder, words, code=code, prefix=prefix)[0]
 
 
 def run_lane(

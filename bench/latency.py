@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from bench.appends import Appends, Lines
 
 WINDOW_OCTETS: Final = 8 * 2**20
 """On its way on a link whose pace is not limited."""
@@ -48,8 +52,9 @@ class Pace:
 class End(asyncio.Protocol):
     """One side of a connection: what it reads goes to its `peer` when it is due."""
 
-    def __init__(self, delay_s: float, paces: tuple[Pace, ...], room: int) -> None:
+    def __init__(self, delay_s: float, paces: tuple[Pace, ...], room: int, watched: Lines | None) -> None:
         self.peer: End
+        self._watched = watched
         self.transport: asyncio.Transport | None = None
         self._delay_s, self._paces, self._room = delay_s, paces, room
         self._loop = asyncio.get_running_loop()
@@ -64,6 +69,8 @@ class End(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
+        if self._watched is not None:
+            self._watched.feed(data)
         now = self._loop.time()
         due = max(pace.through(now, len(data)) for pace in self._paces) + self._delay_s
         self._octets += len(data)
@@ -130,7 +137,9 @@ class Client(End):
 
     def __init__(self, link: Link, shared: tuple[Pace, Pace], tasks: set[asyncio.Task[None]]) -> None:
         self._link, self._shared, self._tasks = link, shared, tasks
-        super().__init__(link.delay_s, (shared[0], Pace(link.rate_each)), link.room)
+        self._appends = None if link.took_s is None else Appends(time.monotonic, link.took_s)
+        watched = None if self._appends is None else self._appends.sent
+        super().__init__(link.delay_s, (shared[0], Pace(link.rate_each)), link.room, watched)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -143,7 +152,8 @@ class Client(End):
     async def _reach(self) -> None:
         link = self._link
         await asyncio.sleep(2 * link.delay_s)  # of the handshake, which the kernel has done at once
-        server = End(link.delay_s, (self._shared[1], Pace(link.rate_each)), link.room)
+        watched = None if self._appends is None else self._appends.received
+        server = End(link.delay_s, (self._shared[1], Pace(link.rate_each)), link.room, watched)
         server.peer, self.peer = self, server
         try:
             await self._loop.create_connection(lambda: server, "127.0.0.1", link.port)
@@ -162,6 +172,8 @@ class Link:
     delay_s: float = 0.0  # one way
     rate: float | None = None
     rate_each: float | None = None
+    took_s: list[float] | None = None
+    """Gets what each APPEND took; None: nobody looks."""
 
     @property
     def room(self) -> int:
@@ -192,12 +204,21 @@ async def serve(link: Link) -> None:
 
 @contextmanager
 def run_link(
-    port: int, *, round_trip_ms: float = 0.0, rate: float | None = None, rate_each: float | None = None
+    port: int,
+    *,
+    round_trip_ms: float = 0.0,
+    rate: float | None = None,
+    rate_each: float | None = None,
+    appends: Path | None = None,
 ) -> Iterator[int]:
-    """A link to `port` for as long as the context lasts: the port that clients connect to. It ends with us."""
+    """A link to `port` for as long as the context lasts: the port that clients connect to. It ends with us.
+
+    `appends` is a file that gets, when the context ends, the seconds of each APPEND command as a JSON list.
+    """
     words = [sys.executable, "-m", "bench.latency", "--to", str(port), "--round-trip-ms", str(round_trip_ms)]
     words += ["--rate", str(rate)] if rate is not None else []
     words += ["--rate-each", str(rate_each)] if rate_each is not None else []
+    words += ["--appends", str(appends)] if appends is not None else []
     root = Path(__file__).parents[1]
     env = {**os.environ, "PYTHONPATH": "."}
     with subprocess.Popen(
@@ -220,9 +241,14 @@ def main() -> None:
     parser.add_argument("--round-trip-ms", type=float, default=0.0, metavar="MS")
     parser.add_argument("--rate", type=float, metavar="OCTETS", help="a second, of all connections")
     parser.add_argument("--rate-each", type=float, metavar="OCTETS", help="a second, of each connection")
+    parser.add_argument("--appends", type=Path, metavar="FILE", help="gets what each APPEND took, in the end")
     given = parser.parse_args()
+    took_s: list[float] | None = None if given.appends is None else []
     delay_s = given.round_trip_ms / 2000
-    asyncio.run(serve(Link(port=given.to, delay_s=delay_s, rate=given.rate, rate_each=given.rate_each)))
+    link = Link(port=given.to, delay_s=delay_s, rate=given.rate, rate_each=given.rate_each, took_s=took_s)
+    asyncio.run(serve(link))
+    if given.appends is not None:
+        given.appends.write_text(json.dumps(took_s))
 
 
 if __name__ == "__main__":

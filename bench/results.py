@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from bench.appends import Taken
+
 SCHEMA: Final = 2
 
 
@@ -32,8 +34,8 @@ class Watched:
 
     syscalls: dict[str, int] | None = None
     """System calls of all its processes, by name."""
-    appends_ms: tuple[float, float, int] | None = None
-    """Median and 99th percentile from an APPEND command's beginning on the wire to its answer, and how many."""
+    appends: Taken | None = None
+    """From an APPEND command's beginning on the wire to its answer; a command may have many messages."""
     wrong: str = ""
 
 

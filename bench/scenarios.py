@@ -101,6 +101,11 @@ class Between:
         """There is more than the loopback device."""
         return bool(self.round_trip_ms or self.rate or self.rate_each)
 
+    @property
+    def is_closed(self) -> bool:
+        """What passes cannot be read."""
+        return self.tls or self.compress
+
     def __str__(self) -> str:
         parts = [
             f"round trip {self.round_trip_ms:g} ms" if self.round_trip_ms else "",
@@ -141,24 +146,24 @@ SCENARIOS: Final = (
     Scenario(
         name="median",
         what="accounts as they are",
-        mail=Mail(users=10, messages=500),
+        mail=Mail(users=10, messages=300),
         contenders=(),
         core=True,
-        minutes=4,
+        minutes=3,
     ),
     Scenario(
         name="many-small",
         what="messages of 1 KiB",
-        mail=Mail(users=10, messages=1000, median_octets=KIB, sigma=0),
+        mail=Mail(users=10, messages=300, median_octets=KIB, sigma=0),
         core=True,
-        minutes=2,
+        minutes=1,
     ),
     Scenario(
         name="few-large",
         what="messages of 20 MiB",
-        mail=Mail(users=4, messages=5, median_octets=20 * MIB, sigma=0),
+        mail=Mail(users=4, messages=2, median_octets=20 * MIB, sigma=0),
         core=True,
-        minutes=2,
+        minutes=1.5,
     ),
     Scenario(
         name="one-huge-mailbox",
@@ -175,22 +180,22 @@ SCENARIOS: Final = (
     Scenario(
         name="many-users",
         what="users with little mail",
-        mail=Mail(users=200, messages=10),
+        mail=Mail(users=60, messages=10),
         core=True,
-        minutes=3,
+        minutes=2,
     ),
     *(
         Scenario(
             name=f"latency-{round_trip_ms}",
             what=f"servers that are {round_trip_ms} ms away",
-            mail=Mail(users=4, messages=100 if round_trip_ms > 5 else 500),
+            mail=Mail(users=users, messages=messages),
             routes=OVER_IMAP,
             between=Between(round_trip_ms=round_trip_ms),
             contenders=(*FAST, MBSYNC_1) if round_trip_ms == 80 else FAST,
             core=round_trip_ms == 80,
             minutes=4,
         )
-        for round_trip_ms in (1, 20, 80)
+        for round_trip_ms, users, messages in ((1, 4, 500), (20, 4, 100), (80, 2, 80))
     ),
     Scenario(
         name="slow-destination",
@@ -211,11 +216,11 @@ SCENARIOS: Final = (
     Scenario(
         name="resume",
         what="a finished run once more: nothing to do",
-        mail=Mail(users=10, messages=500),
+        mail=Mail(users=10, messages=200),
         contenders=(AIMPORT, MBSYNC_1, MBSYNC_4, BACKUP_4, OFFLINEIMAP),
         again=True,
         core=True,
-        minutes=2,
+        minutes=1,
     ),
     Scenario(
         name="tls",
@@ -237,10 +242,10 @@ SCENARIOS: Final = (
     Scenario(
         name="local-stores",
         what="mbox, sdbox and mdbox",
-        mail=Mail(users=4, messages=500),
+        mail=Mail(users=4, messages=250),
         routes=("mbox-maildir", "sdbox-maildir", "mdbox-maildir", "mbox-imap", "sdbox-imap", "mdbox-imap"),
         core=True,
-        minutes=2,
+        minutes=1,
     ),
     Scenario(
         name="cyrus",

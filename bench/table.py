@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from bench.goals import GOALS, Goal, ahead
 from bench.peers import CARRIES
@@ -38,6 +38,7 @@ SUMMARY_HEADINGS = (
 )
 GOAL_HEADINGS = ("scenario", "path", "goal", "measured", "held")
 CALL_HEADINGS = ("scenario", "path", "contender", "system calls/message", "most of them")
+APPEND_HEADINGS = ("scenario", "path", "contender", "APPEND commands", "messages in each", "p50 ms", "p99 ms")
 MOST_CALLS = 5
 
 Table = Callable[[Sequence[Sequence[str]]], str]
@@ -53,9 +54,11 @@ def markdown(result: Result) -> str:
     return _joined([*_whole(result, _markdown_table, bullet="- ", title="### {}")])
 
 
-def summary(result: Result) -> str:
-    """A row for each path of each scenario, and the goals, as markdown: for README."""
+def summary(result: Result, plots: Mapping[str, str]) -> str:
+    """A row for each path of each scenario, plots (where each lies, and what it shows), and the goals: for README."""
     parts = [*conditions(result), "", *_summary(result, _markdown_table, "### {}")]
+    for place, title in plots.items():
+        parts += ["", f"![{title}]({place})"]
     return _joined([*parts, *_goals(result, _markdown_table, "### {}")])
 
 
@@ -110,6 +113,14 @@ def _whole(result: Result, table: Table, *, bullet: str, title: str) -> Iterator
     calls = [*_call_rows(result)]
     if calls:
         yield from ("", title.format("System calls"), "", table([CALL_HEADINGS, *calls]))
+    appends = [*_append_rows(result)]
+    if appends:
+        yield from (
+            "",
+            title.format("APPEND, from its first line to its answer"),
+            "",
+            table([APPEND_HEADINGS, *appends]),
+        )
     yield from ("", *_summary(result, table, title))
     yield from _goals(result, table, title)
 
@@ -150,6 +161,15 @@ def _call_rows(result: Result) -> Iterator[tuple[str, ...]]:
                 shown = ", ".join(f"{name} {calls[name] / route.messages:.2f}" for name in most)
                 total = f"{sum(calls.values()) / route.messages:.1f}"
                 yield (route.scenario, path(route.route), entry.name, total, shown)
+
+
+def _append_rows(result: Result) -> Iterator[tuple[str, ...]]:
+    for route in result.routes:
+        for entry in route.entries:
+            if entry.watched is not None and (taken := entry.watched.appends) is not None:
+                cells = (f"{taken.commands}", f"{route.messages / taken.commands:.1f}")
+                times = (f"{taken.p50_ms:.1f}", f"{taken.p99_ms:.1f}")
+                yield (route.scenario, path(route.route), entry.name, *cells, *times)
 
 
 def _goals(result: Result, table: Table, title: str) -> Iterator[str]:

@@ -12,7 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from bench.appends import taken
 from bench.corpus import Corpus, link_account, write_corpus
+from bench.latency import run_link
 from bench.measure import Command, Measured, measure
 from bench.peers import CONTENDERS, Contender, Trial, kinds
 from bench.results import Entry, Round, RouteResult, Watched
@@ -39,11 +43,20 @@ def write_mail(place: Path, mail: Mail, seed: int, site: Site) -> Corpus:
 
 
 def run_route(
-    site: Site, corpus: Corpus, scenario: Scenario, route: Route, rounds: int, only: str = "", *, strace: str = ""
+    site: Site,
+    corpus: Corpus,
+    scenario: Scenario,
+    route: Route,
+    rounds: int,
+    only: str = "",
+    *,
+    strace: str = "",
+    appends: bool = False,
 ) -> RouteResult:
     """All contenders of one path, in every round another one first; `only` beside aimport those with such a name.
 
-    `strace`: a program; each aimport runs once more under it.
+    `strace`: a program; each aimport runs once more under it. `appends`: whoever appends over a line that can be read
+    does it once more, watched.
     """
     _prepare_stores(site, corpus, route)
     reasons = {contender.name: left_out(site, scenario, route, contender) for contender in CONTENDERS}
@@ -60,12 +73,20 @@ def run_route(
             rate = f"{done.arrived / done.seconds:7.0f} messages/s" if done.seconds else ""
             wrong = f" WRONG: {done.wrong}" if done.wrong else ""
             say(f"{scenario.name}, {route}, round {number}, {contender.name}: {rate}{wrong}")
-    watched = {}
-    if strace:
-        for contender in taking_part:
-            if contender.role == "ours":
-                place = CONTENDERS.index(contender)
-                watched[contender.name] = run_traced(site, corpus, route, contender, rounds, place=place, strace=strace)
+    watched: dict[str, Watched] = {}
+    for contender in taking_part:
+        place = CONTENDERS.index(contender)
+        seen = []
+        if strace and contender.role == "ours":
+            seen.append(run_traced(site, corpus, route, contender, rounds, place=place, strace=strace))
+        if appends and contender.stores and route.endswith("-imap") and not site.between.is_closed:
+            seen.append(run_watched(site, corpus, route, contender, rounds + 1, place=place))
+        if seen:
+            watched[contender.name] = Watched(
+                syscalls=next((each.syscalls for each in seen if each.syscalls is not None), None),
+                appends=next((each.appends for each in seen if each.appends is not None), None),
+                wrong="; ".join(each.wrong for each in seen if each.wrong),
+            )
     return RouteResult(
         scenario=scenario.name,
         what=scenario.what,
@@ -167,6 +188,21 @@ def run_traced(
     if measured.failure or arrived != corpus.messages:
         return Watched(wrong=measured.failure or f"{arrived} of {corpus.messages} messages arrived")
     return Watched(syscalls=syscalls(file.read_text()))
+
+
+def run_watched(site: Site, corpus: Corpus, route: Route, contender: Contender, number: int, *, place: int) -> Watched:
+    """What each APPEND of one more run took, seen by a link that adds nothing else."""
+    file = site.work / f"appends-{route}-{place}"
+    with run_link(site.ports["destination"], appends=file) as port:
+        through = replace(site, ports={**site.ports, "destination": port})
+        trial = made_trial(through, corpus, route, number, place)
+        limit_s = 60 + corpus.messages / SLOWEST + corpus.octets / LEAST_RATE
+        commands = contender.commands(trial)
+        measured = measure(commands, at_once=contender.at_once, log=trial.folder / "command", limit_s=limit_s)
+        arrived = trial.arrived()
+    if measured.failure or arrived != corpus.messages:
+        return Watched(wrong=measured.failure or f"{arrived} of {corpus.messages} messages arrived")
+    return Watched(appends=taken(msgspec.json.decode(file.read_bytes(), type=list[float])))
 
 
 def syscalls(table: str) -> dict[str, int]:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aimport.cli import options
-from aimport.cli.call import Globals
-from aimport.cli.import_ import limits
-from aimport.cli.work import print_json, settings_of, throttles_of
+from aimport.cli.import_ import called
+from aimport.cli.work import looking, print_json, settings_of
 from aimport.results import UserResult, Verdict
 
 if TYPE_CHECKING:
@@ -24,72 +23,24 @@ SHOWN_HOSTS = 20  # arbitrary; --json names all
 @click.command("check", context_settings=options.WORDS_AS_THEY_STAND)
 @options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.PROCESSES, options.ARGUMENTS)
 @click.pass_context
-def command(
-    ctx: click.Context,
-    /,
-    users: int,
-    connections_per_user: int,
-    connections_per_host: int,
-    max_memory: int,
-    limit_rate: int,
-    messages_per_second: float | None,
-    max_errors: int | None,
-    as_json: bool,
-    skip_existing: bool,
-    fsync: Any,
-    link: bool,
-    repair: str,
-    salvage: bool,
-    journal: str | None,
-    no_journal: bool,
-    again: bool,
-    progress: Any,
-    workers: int | None,
-    cluster: str | None,
-    cluster_file: str | None,
-    **selection: Any,
-) -> int:
+def command(ctx: click.Context, /, **given: Any) -> int:
     """Log in everywhere and look: what would an import with the same arguments stumble over? Writes nothing.
 
     One line for each user with all that is to be fixed; then hosts, disks, sums and a floor for the time. Each login
     is tried once, so that nobody is locked out.
     """
-    from aimport.account import Run
     from aimport.checking import Checker
-    from aimport.journal import Journal
     from aimport.plan import jobs, make_plan
     from aimport.runners import local
-    from aimport.runners.machine import within_the_machine
     from aimport.runners.ordered import each_in_order
-    from aimport.stores import Stores
 
-    globals_ = ctx.find_object(Globals)
-    assert globals_ is not None  # the group sets it
-    plan = make_plan(options.request(**selection), settings_of(globals_), stdin=sys.stdin.buffer)
-    memory = Journal.in_memory()
-    bounds = within_the_machine(
-        limits(
-            users=users,
-            connections_per_user=connections_per_user,
-            connections_per_host=connections_per_host,
-            max_memory=max_memory,
-            limit_rate=limit_rate,
-            messages_per_second=messages_per_second,
-            max_errors=max_errors,
-        )
-    )
-    run = Run(
-        stores=Stores(salvage=salvage, throttles=throttles_of(bounds, plan.settings)),
-        journal=memory,
-        query=plan.query,
-        skip_existing=skip_existing,
-        merge=plan.merge,
-        naming=plan.naming,
-        limits=bounds,
-    )
-    checker = Checker(run, link=link)
+    call = called(ctx, given)
+    plan = make_plan(call.request, settings_of(call.globals), stdin=sys.stdin.buffer)
+    run = looking(call, plan)
+    max_errors = call.limits.max_errors
+    checker = Checker(run, link=call.link)
     verdict = Verdict()
-    show = _Json() if as_json else _Lines()
+    show = _Json() if call.as_json else _Lines()
 
     def note(checked: Checked) -> None:
         checker.add(checked)
@@ -105,7 +56,7 @@ def command(
 
     async def main() -> None:
         await each_in_order(wanted(), run.limits.users, checker.look, note)
-        await memory.close(finished=True)
+        await run.journal.close(finished=True)
 
     local.run_loop(main)
     single = plan.selection.single is not None

@@ -11,37 +11,12 @@ import click
 from aimport.cli import options
 from aimport.cli.call import Call, Globals, Processes
 from aimport.errors import UsageError
-from aimport.limits import Limits
 
 
 @click.command("import", context_settings=options.WORDS_AS_THEY_STAND)
 @options.with_options(options.SELECTION, options.LIMITS, options.RUNNING, options.PROCESSES, options.ARGUMENTS)
 @click.pass_context
-def command(
-    ctx: click.Context,
-    /,
-    users: int,
-    connections_per_user: int,
-    connections_per_host: int,
-    max_memory: int,
-    limit_rate: int,
-    messages_per_second: float | None,
-    max_errors: int | None,
-    skip_existing: bool,
-    fsync: Any,
-    link: bool,
-    repair: str,
-    salvage: bool,
-    journal: str | None,
-    no_journal: bool,
-    again: bool,
-    progress: Any,
-    as_json: bool,
-    workers: int | None,
-    cluster: str | None,
-    cluster_file: str | None,
-    **selection: Any,
-) -> int:
+def command(ctx: click.Context, /, **given: Any) -> int:
     """Import mail of one, many or all users from SOURCE to below DEST_PARENT ("" for the root).
 
     QUERY is doveadm's search language: ALL, MAILBOX INBOX SINCE 30days, SUBJECT invoice OR LARGER 1M, ...
@@ -51,37 +26,52 @@ def command(
     aimport import -F users.csv --to imaps://mail.example.com 'maildir:/backup/%d/%n/Maildir' "" ALL
     aimport import -u bob --to maildir:/srv/bob/Maildir imapc: "" MAILBOX 'Arch*' SINCE 2020-01-01 NOT DELETED
     """
-    from aimport.cli.work import journal_root, run_import
+    from aimport.cli.work import run_import
+
+    call = called(ctx, given)
+    resume = call.globals.start.resume
+    return resume(call) if resume else run_import(call)
+
+
+def called(ctx: click.Context, given: dict[str, Any]) -> Call:
+    """What stands behind `import`, `plan` and `check`, which take the same words.
+
+    Raises:
+        UsageError: words that exclude each other.
+        ConfigurationError: this machine allows not even one user.
+    """
+    from aimport.cli.work import journal_root
     from aimport.runners.machine import within_the_machine
 
     globals_ = ctx.find_object(Globals)
     assert globals_ is not None  # the group sets it
-    call = Call(
-        globals=globals_,
-        request=options.request(**selection),
-        limits=within_the_machine(
-            limits(
-                users=users,
-                connections_per_user=connections_per_user,
-                connections_per_host=connections_per_host,
-                max_memory=max_memory,
-                limit_rate=limit_rate,
-                messages_per_second=messages_per_second,
-                max_errors=max_errors,
-            )
-        ),
-        skip_existing=skip_existing,
-        fsync=fsync,
-        link=link,
-        repair=repair == "on-reject",
-        salvage=salvage,
-        journal=None if no_journal else Path(journal_root(journal)).absolute(),
-        again=again,
-        progress=progress,
-        as_json=as_json,
-        processes=processes(workers, cluster, cluster_file),
+    take = given.pop
+    limits = dataclasses.replace(
+        options.DEFAULTS,
+        users=take("users"),
+        connections_per_user=take("connections_per_user"),
+        connections_per_host=take("connections_per_host"),
+        max_memory=take("max_memory"),
+        limit_rate=take("limit_rate"),
+        messages_per_second=take("messages_per_second") or 0.0,
+        max_errors=take("max_errors") or 0,
     )
-    return globals_.start.resume(call) if globals_.start.resume else run_import(call)
+    directory, nowhere = take("journal"), take("no_journal")
+    return Call(
+        globals=globals_,
+        limits=within_the_machine(limits),
+        skip_existing=take("skip_existing"),
+        fsync=take("fsync"),
+        link=take("link"),
+        repair=take("repair") == "on-reject",
+        salvage=take("salvage"),
+        journal=None if nowhere else Path(journal_root(directory)).absolute(),
+        again=take("again"),
+        progress=take("progress"),
+        as_json=take("as_json"),
+        processes=processes(take("workers"), take("cluster"), take("cluster_file")),
+        request=options.request(**given),
+    )
 
 
 def processes(workers: int | None, cluster: str | None, cluster_file: str | None) -> Processes:
@@ -92,25 +82,3 @@ def processes(workers: int | None, cluster: str | None, cluster_file: str | None
     if sum(each is not None for each in (workers, cluster, cluster_file)) > 1:
         raise UsageError("--workers, --cluster and --cluster-file exclude each other")
     return Processes(workers=workers, cluster=cluster, cluster_file=cluster_file)
-
-
-def limits(
-    *,
-    users: int,
-    connections_per_user: int,
-    connections_per_host: int,
-    max_memory: int,
-    limit_rate: int,
-    messages_per_second: float | None,
-    max_errors: int | None,
-) -> Limits:
-    return dataclasses.replace(
-        options.DEFAULTS,
-        users=users,
-        connections_per_user=connections_per_user,
-        connections_per_host=connections_per_host,
-        max_memory=max_memory,
-        limit_rate=limit_rate,
-        messages_per_second=messages_per_second or 0.0,
-        max_errors=max_errors or 0,
-    )

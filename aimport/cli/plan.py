@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from aimport.cli import options
-from aimport.cli.call import Globals
-from aimport.cli.import_ import limits
-from aimport.cli.work import print_json, settings_of, throttles_of
+from aimport.cli.import_ import called
+from aimport.cli.work import looking, print_json, settings_of
 from aimport.errors import MailboxNotFound
 from aimport.merging import Mails, Outlook
 from aimport.pipeline import PlannedUser
@@ -23,68 +22,20 @@ from aimport.results import UserResult, Verdict
 @click.option("--keys", is_flag=True, help="Also the keys of the messages: source UIDs, Maildir base names.")
 @options.with_options(options.ARGUMENTS)
 @click.pass_context
-def command(
-    ctx: click.Context,
-    /,
-    users: int,
-    connections_per_user: int,
-    connections_per_host: int,
-    max_memory: int,
-    limit_rate: int,
-    messages_per_second: float | None,
-    max_errors: int | None,
-    as_json: bool,
-    keys: bool,
-    skip_existing: bool,
-    fsync: Any,
-    link: bool,
-    repair: str,
-    salvage: bool,
-    journal: str | None,
-    no_journal: bool,
-    again: bool,
-    progress: Any,
-    workers: int | None,
-    cluster: str | None,
-    cluster_file: str | None,
-    **selection: Any,
-) -> int:
+def command(ctx: click.Context, /, keys: bool, **given: Any) -> int:
     """Show what `import` with the same arguments would do: mailboxes, messages, octets, names. Touches nothing."""
-    from aimport.account import Run
-    from aimport.journal import Journal
     from aimport.plan import jobs, make_plan
     from aimport.runners import local
-    from aimport.stores import Stores
 
-    globals_ = ctx.find_object(Globals)
-    assert globals_ is not None  # the group sets it
-    plan = make_plan(options.request(**selection), settings_of(globals_), stdin=sys.stdin.buffer)
-    memory = Journal.in_memory()
-    bounds = limits(
-        users=users,
-        connections_per_user=connections_per_user,
-        connections_per_host=connections_per_host,
-        max_memory=max_memory,
-        limit_rate=limit_rate,
-        messages_per_second=messages_per_second,
-        max_errors=max_errors,
-    )
-    run = Run(
-        stores=Stores(salvage=salvage, throttles=throttles_of(bounds, plan.settings)),
-        journal=memory,
-        query=plan.query,
-        order=plan.request.order,
-        merge=plan.merge,
-        naming=plan.naming,
-        skip_existing=skip_existing,
-        limits=bounds,
-    )
-    show = _Json(keys) if as_json else _Table(keys)
+    call = called(ctx, given)
+    plan = make_plan(call.request, settings_of(call.globals), stdin=sys.stdin.buffer)
+    run = looking(call, plan)
+    show = _Json(keys) if call.as_json else _Table(keys)
 
     async def main() -> None:
         async for planned in local.plan_all(jobs(plan), run):
             show.user(planned)
-        await memory.close(finished=True)
+        await run.journal.close(finished=True)
 
     local.run_loop(main)
     show.end()

@@ -89,6 +89,22 @@ def throttles_of(limits: Limits, settings: Settings) -> Throttles:
     )
 
 
+def looking(call: Call, plan: Plan) -> Run:
+    """For `plan` and `check`: what an import would be, with a journal in memory that nothing is written to."""
+    from aimport.account import Run
+
+    return Run(
+        stores=Stores(salvage=call.salvage, throttles=throttles_of(call.limits, plan.settings)),
+        journal=Journal.in_memory(),
+        query=plan.query,
+        order=plan.request.order,
+        merge=plan.merge,
+        naming=plan.naming,
+        skip_existing=call.skip_existing,
+        limits=call.limits,
+    )
+
+
 def job_identity(call: Call, settings: Settings) -> str:
     """What makes two runs the same job: source, parent, query, destination, users, and what names mailboxes.
 

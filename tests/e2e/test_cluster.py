@@ -139,7 +139,7 @@ def test_a_scheduler_that_is_killed_and_comes_back_is_found_again(
 def test_workers_whose_driver_was_killed_stop_by_themselves(
     mails: Mail, destination: Dovecot, cluster: Cluster
 ) -> None:
-    """They live on, and let go of what they had; a resume has them go on."""
+    """They live on, and let go of what they had; a resume has them go on. A rate keeps them from ending before."""
     killed: list[int] = []
 
     def kill() -> None:
@@ -151,7 +151,9 @@ def test_workers_whose_driver_was_killed_stop_by_themselves(
         return Fault(before(rb" APPEND ", client=True), call(kill)) if link.number > 2 else None
 
     with run_proxy(destination.port, plan) as proxy:
-        with running(into(proxy.port, "lost-driver", cluster, mails), cluster.env) as run:
+        command = into(proxy.port, "lost-driver", cluster, mails)
+        command[2:2] = ["--messages-per-second", "100"]
+        with running(command, cluster.env) as run:
             run.wait(200)
         assert run.returncode == -signal.SIGKILL
         locks = list((cluster.folder / "journal").glob("2*/shards/*/lock"))

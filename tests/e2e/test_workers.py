@@ -184,24 +184,37 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_a_resume_goes_on(
     check(last.stdout, mails, lambda user: in_server(destination, user, parent))
 
 
+@pytest.mark.dovecot
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_all_processes_stops_the_run_and_not_its_workers(
-    number: signal.Signals, mails: Mail, tmp_path: Path
+    number: signal.Signals, mails: Mail, destination: Dovecot, tmp_path: Path
 ) -> None:
-    """As Ctrl-C at a terminal, and systemd: exit 130, a whole report, and a resume brings the rest."""
-    to, journal = tmp_path / "to", tmp_path / "journal"
-    command = ["import", "--to", f"maildir:{to}/%u", "--workers", "2", "--users", "2", "--journal", f"{journal}"]
-    with running([*command, *mails.words, mails.source, "", "ALL"]) as run:
-        until(run, lambda: len(list(to.glob("*"))) > 2)
+    """As Ctrl-C at a terminal, and systemd: exit 130, a whole report, and a resume brings the rest.
+
+    A rate keeps it from ending before.
+    """
+    parent = f"stopped-{number.name}"
+    command = into(destination.port, parent, tmp_path, mails)
+    command[2:2] = ["--messages-per-second", "100"]
+    with running(command, PW) as run:
+        until(run, lambda: any(map(moved, tmp_path.glob("2*/shards/*/progress"))))
         os.killpg(run.pid, number)
         out, err = run.communicate(timeout=100)
     assert run.returncode == 130, err
     assert "Traceback" not in err and "worker lost" not in err, err
     report = json.loads(out)
     assert report["exit"] == 130 and 0 < report["totals"]["imported"] < len(USERS) * MESSAGES
-    done = mail.aimport("resume", "--journal", journal, "--json")
+    done = mail.aimport("resume", "--journal", tmp_path, "--json", env=PW)
     assert done.returncode == 0, done.stderr
-    check(done.stdout, mails, lambda user: mail.in_maildir(to / user))
+    check(done.stdout, mails, lambda user: in_server(destination, user, parent))
+
+
+def moved(progress: Path) -> bool:
+    """Whether a worker has told of messages that it moved; its file may be in the middle of being written."""
+    try:
+        return bool(json.loads(progress.read_bytes())["messages"])
+    except (OSError, ValueError):
+        return False
 
 
 def listening(pids: Sequence[int]) -> set[str]:

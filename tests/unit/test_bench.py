@@ -10,12 +10,13 @@ import pstats
 import sys
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
 
 from aimport import octets
-from bench import baseline, client_cpu, dbox, floor, growth, journal_cost, selecting, table, workers
+from bench import baseline, client_cpu, dbox, floor, growth, journal_cost, plot, selecting, table, workers
 from bench.__main__ import main
 from bench.answers import KINDS, SELECTION, Answer
 from bench.corpus import link_account, message_files, write_corpus
@@ -328,10 +329,24 @@ def test_growth_is_told_by_its_exponent(costs: list[float], exponent: float | No
     curve = Curve(what="lines", points=points)
     assert curve.exponent == (None if exponent is None else pytest.approx(exponent))
     assert curve.verdict() == words
+    assert curve.memory_exponent is None
     refused = Answer(count=1_000_000, refused="a line too long")
     assert (
         Curve(what="lines", points=(*points, refused)).verdict() == f"{words}; n = 1,000,000 REFUSED: a line too long"
     )
+
+
+@pytest.mark.parametrize(
+    ("peaks", "exponent"), [([50.0, 140.0, 1040.0], 1.0), ([41.0, 42.0, 43.0], 0.0), ([50.0, 50.0, 50.0], 0.0)]
+)
+def test_memory_grows_by_what_is_above_an_idle_run(peaks: list[float], exponent: float) -> None:
+    points = tuple(
+        Answer(count=10 ** (number + 2), cpu_s=1.0, idle_rss_mib=40.0, peak_rss_mib=peak)
+        for number, peak in enumerate(peaks)
+    )
+    curve = Curve(what="users", points=points)
+    assert curve.memory_exponent == pytest.approx(exponent)
+    assert f"; memory {exponent:.2f}" in curve.verdict()
 
 
 def test_one_answer_is_measured_whatever_its_kind() -> None:
@@ -363,7 +378,9 @@ def test_growth_is_measured_on_every_lane(tmp_path: Path, capsys: pytest.Capture
     for lane in growth.LANES:
         assert f"\n{lane}, one mailbox" in out
     curves = msgspec.json.decode((tmp_path / "curves.json").read_bytes(), type=list[Curve])
-    assert len(curves) == len(growth.LANES) + len(KINDS) + 1
+    assert "\nusers with 10 messages" in out
+    assert len(curves) == len(growth.LANES) + 1 + len(KINDS) + 1
+    assert all(curve.memory_exponent is not None for curve in curves)
     assert [path.name for path in tmp_path.iterdir()] == ["curves.json"]
 
 
@@ -406,6 +423,31 @@ def test_a_tiny_run_moves_all_mail_and_leaves_nothing_behind(
             assert each.server_cpu_s is not None
             assert min(each.seconds, each.client_cpu_s, each.server_cpu_s, each.peak_rss_mib) > 0
     assert "Maildir → IMAP" in capsys.readouterr().out
+
+
+def test_pages_are_written_from_a_result_alone(tmp_path: Path) -> None:
+    """Twice the same: nothing of them is typed in."""
+    (tmp_path / "docs").mkdir()
+    for page in (tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"):
+        page.write_text(f"before\n{table.BEGIN}\n{table.END}\nbehind\n")
+    result = a_result(
+        Entry(name=AIMPORT, role="ours", rounds=(a_round(0, 1.0), a_round(1, 1.0))),
+        Entry(name="a <peer>", rounds=(a_round(0, 2.0), a_round(1, 3.0))),
+        Entry(name="floor: plain", role="floor", rounds=(a_round(0, 0.5), a_round(1, 0.4))),
+    )
+    result.write(tmp_path / "result.json")
+    written = []
+    for _ in range(2):
+        assert main(["pages", str(tmp_path / "result.json"), "--root", str(tmp_path)]) == 0
+        written.append({file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()})
+    assert written[0] == written[1]
+    readme = (tmp_path / "README.md").read_text()
+    assert "| a <peer> | 2.50 [2.00-3.00] | floor: plain | 0.45 [0.40-0.50] |" in readme
+    for name, shown in ((plot.PEERS, "2.50 a <peer>"), (plot.FLOORS, "0.45 plain")):
+        assert f"](docs/{name})" in readme
+        drawn = ElementTree.parse(tmp_path / "docs" / name).getroot()
+        assert shown in [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert "### median: Maildir → IMAP" in (tmp_path / "docs" / "benchmarks.md").read_text()
 
 
 def test_tables_go_between_the_marks_of_a_page_and_replace_what_was_there() -> None:

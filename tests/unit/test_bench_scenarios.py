@@ -12,11 +12,12 @@ import pytest
 
 from bench import floors, trials
 from bench.__main__ import listed, main
+from bench.appends import Appends, Taken, taken
 from bench.corpus import message_files, write_corpus
 from bench.latency import run_link
 from bench.null_server import run_null_server
 from bench.results import Entry, Round, RouteResult, read_result, standing
-from bench.scenarios import AIMPORT, BY_NAME, SCENARIOS, Mail, chosen
+from bench.scenarios import AIMPORT, BY_NAME, IMAPLIB, MBSYNC_4, SCENARIOS, Mail, chosen
 from tests import servers
 from tests.processes import server_folder
 
@@ -124,11 +125,39 @@ def test_the_write_and_link_floors_make_every_file(tmp_path: Path) -> None:
         floors.sync_filesystem(tmp_path / "missing")
 
 
+def test_an_append_is_timed_from_its_line_to_its_answer_and_no_message_is_taken_for_one() -> None:
+    """However the octets are cut."""
+    body = b"b APPEND INBOX {3}\r\n" * 3
+    sent = b'a append "x" (\\Seen) {%d+}\r\n%s {%d}\r\n%s\r\nb NOOP\r\nc APPEND y {1+}\r\nz\r\n' % (
+        (len(body), body) * 2
+    )
+    received = b"* 1 FETCH (BODY[] {7}\r\na OK x\n UID 1)\r\na OK [APPENDUID 1 1:2] done\r\nb OK\r\nc NO full\r\n"
+    now = [0.0]
+
+    def clock() -> float:
+        return now[0]
+
+    for piece in (1, 7, 1000):
+        took: list[float] = []
+        watched = Appends(clock, took)
+        for lines, octets, at in ((watched.sent, sent, 1.0), (watched.received, received, 3.5)):
+            now[0] = at
+            for start in range(0, len(octets), piece):
+                lines.feed(octets[start : start + piece])
+        assert took == [2.5, 2.5]
+
+
+def test_percentiles_are_the_nearest_ranks() -> None:
+    assert taken([]) is None
+    assert taken([0.5]) == Taken(commands=1, p50_ms=500, p99_ms=500)
+    assert taken([number / 1000 for number in range(1, 201)]) == Taken(commands=200, p50_ms=100, p99_ms=198)
+
+
 def test_scenarios_are_chosen_by_name() -> None:
     assert chosen(("all",)) == list(SCENARIOS)
     core = chosen(("core",))
     assert 0 < len(core) < len(SCENARIOS)
-    assert sum(each.minutes for each in core) < 25
+    assert sum(each.minutes for each in core) < 15
     assert [each.name for each in chosen(("tls", "resume"))] == ["tls", "resume"]
     with pytest.raises(ValueError, match=r"no scenario nonsense; there are median, "):
         chosen(("tls", "nonsense"))
@@ -217,12 +246,21 @@ def test_every_contender_of_a_scenario_moves_all_mail(scenario: str, path: str, 
     out = tmp_path / "result.json"
     with server_folder("place") as place:
         words = ("--scenario", scenario, "--paths", path, *TINY, "--messages", "10", "--dir", str(place))
-        assert main([*words, "--out", str(out)]) == 0
+        watch = ("--appends",) if scenario == "latency-1" else ()
+        assert main([*words, *watch, "--out", str(out)]) == 0
         assert list(place.iterdir()) == []
     [route] = read_result(out).routes
     assert route.messages == 20
     ran = [entry for entry in route.entries if entry.rounds]
     assert len(ran) >= 2
     assert all(each.arrived == 20 and not each.wrong for entry in ran for each in entry.rounds)
+    if scenario == "latency-1":
+        seen = {entry.name: entry.watched for entry in ran}
+        for name, most in ((AIMPORT, 20), (MBSYNC_4, 20), (IMAPLIB, 20)):
+            watched = seen[name]
+            assert watched is not None
+            assert watched.appends is not None
+            assert 1 <= watched.appends.commands <= most
+            assert 1 <= watched.appends.p50_ms <= watched.appends.p99_ms  # the round trip
     absent = {entry.name for entry in route.entries if not entry.left_out} - {entry.name for entry in ran}
     assert absent == set()

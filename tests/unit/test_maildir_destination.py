@@ -512,7 +512,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     ("fsync", "expected"),
     [
         ("never", ["rename", "rename"]),
-        ("batch", ["_sync_now", "rename", "rename", "fsync", "fsync"]),
+        ("batch", ["_sync_now", "rename", "rename", "_sync_now"]),
         ("each", ["fdatasync", "fdatasync", "rename", "rename", "fsync", "fsync"]),
     ],
 )

@@ -270,11 +270,12 @@ class _Session:
         selection = await self._reader.select(mailbox, term, order)
         child = self._child
         child.number += 1
-        child.selections[child.number] = selection
-        self.own.append(child.number)
+        number = child.number  # other sessions select while this one waits
+        child.selections[number] = selection
+        self.own.append(number)
         keys, ends = await to_thread.run_sync(wire.packed, selection.keys)
         sizes = None if isinstance(selection.sizes, SizesOfDbox) else array("Q", selection.sizes).tobytes()
-        return wire.Selected(child.number, keys, ends, sizes, selection.unlisted, selection.notes, selection.position)
+        return wire.Selected(number, keys, ends, sizes, selection.unlisted, selection.notes, selection.position)
 
     def _selection(self, number: int) -> Selection:
         if number not in self._child.selections:

@@ -44,7 +44,7 @@ class Pool:
         """
         with self._turn:
             child = self._children.get(rights)
-            sock = child.session() if child is not None else None
+            sock = child.session() if child is not None and not child.ended else None
             if child is None or sock is None:
                 if child is not None:
                     self._forget(child)
@@ -104,6 +104,8 @@ class Child:
     def __init__(self, rights: Rights, control: socket.socket) -> None:
         self.rights = rights
         self.sessions = 0
+        self.ended = False
+        """One of its sessions has seen it: its other sockets may take a moment longer."""
         self._control = control
 
     def session(self) -> socket.socket | None:

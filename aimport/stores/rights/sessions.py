@@ -46,7 +46,7 @@ from aimport.standing import Standing
 from aimport.stores import Fsync
 from aimport.stores.rights import wire
 from aimport.stores.rights.child import Opening
-from aimport.stores.rights.pool import Pool
+from aimport.stores.rights.pool import Child, Pool
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ async def _channel(
     pool: Pool, endpoint: Endpoint, opening: Opening
 ) -> AsyncGenerator[tuple[_Channel, wire.Opened], None]:
     child, sock = await to_thread.run_sync(pool.session, _rights(endpoint))
-    channel = _Channel(sock, child.rights)
+    channel = _Channel(sock, child)
     try:
         yield channel, await channel.ask(wire.Opened, "open", opening)
     finally:
@@ -134,10 +134,11 @@ async def _channel(
 class _Channel:
     """Questions to one session of a child, and its answers."""
 
-    def __init__(self, sock: socket.socket, rights: Rights) -> None:
+    def __init__(self, sock: socket.socket, child: Child) -> None:
         self._sock = sock
         sock.settimeout(_STUCK_S)  # not blocking: uvloop takes that from a socket that it watches
-        self._rights = rights
+        self._child = child
+        self._rights = child.rights
         self._turn = anyio.Lock()
         self._in_step = True
         """No answer is outstanding."""
@@ -208,6 +209,7 @@ class _Channel:
             wire.close_all(descriptors)
 
     def _lost(self, why: str) -> ConnectionLost:
+        self._child.ended = True
         return ConnectionLost(f"the process with the rights of uid {self._rights.uid} has ended: {why}")
 
     async def close(self) -> None:
