@@ -224,6 +224,37 @@ def test_what_a_failure_leaves_is_told_and_taken_away_later(dovecot: Dovecot, ac
     assert mailboxes(dovecot, account) == before
 
 
+@pytest.mark.slow
+def test_a_second_signal_ends_the_taking_away_and_what_is_left_is_told(
+    dovecot: Dovecot, account: str, tmp_path: Path
+) -> None:
+    """The server does not answer any more when everything is to be taken away."""
+    before = mailboxes(dovecot, account)
+    location = f"tunnel:sh -c 'test -e {tmp_path}/hangs && exec cat; exec \"$@\"' x {' '.join(dovecot.exec_command)}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aimport", "bench", "-u", account, "--journal", str(tmp_path / "state"), location,
+         "--yes", *LONG],
+        env=mail.environment(PW), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        if ": into tunnel" in line and ": into tunnel" not in said:
+            (tmp_path / "hangs").touch()
+            process.send_signal(signal.SIGINT)
+        said += line
+        if "a second signal leaves it there" in line:
+            process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    process.communicate()
+    [token] = left_in(tmp_path / "state")
+    assert f"aimport-bench-{token}" in said
+    (tmp_path / "hangs").unlink()
+    done = bench("-u", account, location, "--yes", *ONE, state=tmp_path / "state")
+    assert done.returncode == 0, done.stderr
+    assert mailboxes(dovecot, account) == before
+
+
 def asked(words: list[str], answer: str, env: dict[str, str]) -> tuple[int, str]:
     """The command with a terminal as its standard input; exit code and what it said on stderr."""
     ours, theirs = pty.openpty()
