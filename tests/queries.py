@@ -356,7 +356,8 @@ def fair(query: Node) -> bool:
     """
     kinds: list[tuple[str, ...]] = []
     for words, under_not in query.all_leaves():
-        key = words[0].upper()
+        words = (words[0].upper().removeprefix("X-"), *words[1:])  # X-GUID and GUID are one
+        key = words[0]
         if under_not and key in ("MAILBOX", "INTHREAD"):
             return False
         alone = key.endswith(("BEFORE", "ON", "SINCE", "LARGER", "SMALLER", "OLDER", "YOUNGER"))

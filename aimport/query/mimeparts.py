@@ -28,11 +28,13 @@ from aimport.query.terms import (
 
 def selects(key: PartKey, message: Octets, all_parts: Sequence[Part]) -> bool:
     """Whether `key` holds for one of all parts. A multipart without any has an empty text, as in BODYSTRUCTURE."""
+    known = set(map(id, all_parts))
     shown = list(all_parts)
     for part in all_parts:
         if part.multipart and not part.children:
             part.children.append(Part(part, media_type="text/plain"))
-            shown += part.children
+        if part.multipart:  # the text that an earlier key has made is in no list
+            shown += [child for child in part.children if id(child) not in known]
     return any(_Match(message, 0).holds(key, part) for part in shown)
 
 

@@ -86,6 +86,6 @@ def test_random_queries_select_what_doveadm_selects(dovecot: Dovecot, sequences:
             words = query.listed()
             ours = anyio.run(by_us, root, words)
             with contextlib.suppress(Crashed):
-                assert ours == by_doveadm(dovecot, user, words), words
+                assert ours == by_doveadm(dovecot, user, words), " ".join(words)
 
     compare()
