@@ -585,6 +585,8 @@ class Journal:
         self.run = meta.run
         self.job = meta.job
         self.arguments = meta.arguments
+        self.began_us = meta.created_us
+        """The names of two runs that were begun in one second do not tell which is the newer."""
         self.created = _iso(meta.created_us)
         self._db = db
         self._lock = lock

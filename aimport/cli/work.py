@@ -395,12 +395,13 @@ def print_json(document: object) -> None:
 
 def read_run(root: Path, names: Sequence[str]) -> RunReport:
     """Runs as they stand, for `report`; also of one that works now. No name: the newest; a name twice counts once."""
-    past: list[PastRun] = []
+    past: list[tuple[int, PastRun]] = []
     stages: list[Mapping[str, object]] = []
     for name in dict.fromkeys(names) or (None,):
         with Journal.view(root, name) as journal:
-            past.append(PastRun(run=journal.run, job=journal.job, users=_results(journal)))
+            past.append((journal.began_us, PastRun(run=journal.run, job=journal.job, users=_results(journal))))
             stages += journal.stages()
-    results = together(sorted(past, key=lambda each: each.run)) if len(past) > 1 else past[0].users
+    runs = [run for _, run in sorted(past, key=lambda each: each[0])]
+    results = together(runs) if len(runs) > 1 else runs[0].users
     code = exit_code(results, single_user=False, stopped=False)
-    return RunReport(run="+".join(each.run for each in past), users=results, exit=code, stages=summed(stages))
+    return RunReport(run="+".join(run.run for _, run in past), users=results, exit=code, stages=summed(stages))
