@@ -1,4 +1,7 @@
-"""Repeats seeds of the simulation: `python -m tests.sim [-v] SEED...`; -v shows all that happens."""
+"""Repeats seeds of the simulation: `python -m tests.sim [-v] SEED...`; -v shows all that happens.
+
+`python -m tests.sim --range FIRST END` runs many and shows only the first that finds a fault.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,13 @@ from tests.sim.world import run_seed, simulated
 def main() -> None:
     arguments = sys.argv[1:]
     told = "-v" in arguments
+    numbers = [int(each) for each in arguments if each.isdigit()]
     with simulated(told=told) as base:
-        for seed in map(int, filter(str.isdigit, arguments)):
+        if "--range" in arguments:
+            for seed in range(*numbers):
+                run_seed(seed, base)
+            return
+        for seed in numbers:
             print(seed, run_seed(seed, base, told=told))
 
 
