@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "aimport"
 PURE = {"model", "dates", "flags", "names", "octets", "errors", "repair"}
 WITHOUT_IO = {"imap.auth", "imap.fragments", "imap.responses", "imap.commands", "imap.answers", "reconcile"}
+WITHOUT_IO |= {"stores.lazy"}
 WITHOUT_IO |= {f"stores.dbox.{name}" for name in ("index", "log", "messages", "lists", "layout")}
 WITHOUT_IO |= {f"lists.{name}" for name in ("rows", "forms", "imapsync", "special")}
 WITHOUT_IO |= {"standing", "estimate", "plots", "page", "benchpage"}

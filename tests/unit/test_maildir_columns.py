@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aimport.model import Endpoint
+from aimport.stores.lazy import Ordered
 from aimport.stores.maildir import columns, disk
-from aimport.stores.maildir.columns import Columns, Ordered
+from aimport.stores.maildir.columns import Columns
 from aimport.stores.maildir.names import Layout, key_of, order, split_name
 
 NAMES = st.one_of(

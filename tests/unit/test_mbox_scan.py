@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aimport.stores.lazy import Ordered
 from aimport.stores.mbox import scan
-from aimport.stores.mbox.extents import Extents, Keys, Sizes, align
+from aimport.stores.mbox.extents import Extents, align
 from aimport.stores.mbox.headers import unquoted
 from aimport.stores.mbox.scan import Extent, Findings, NotMbox, Scanner
 
@@ -206,12 +207,12 @@ def test_messages_that_stayed_are_found_again(messages: list[tuple[int, int]], d
 
 def test_keys_and_sizes_are_made_when_asked_for() -> None:
     extents = Extents(Extent(10 * n, 10 * n + 4, 10 * n + 9, n, False, b"") for n in range(5))
-    keys, sizes = Keys(extents, range(5)), Sizes(extents, range(5))
+    keys, sizes = Ordered(range(5), extents.key), Ordered(range(5), extents.size)
     assert list(keys) == [keys[index] for index in range(5)] == keys[:]
     assert (keys[-1], keys[1:3]) == ("40-00000004", ["10-00000001", "20-00000002"])
     assert list(sizes) == sizes[:] == [5] * 5
     assert len(set(keys)) == len(keys) == len(sizes)
-    assert list(Keys(extents, [3, 1])) == [keys[3], keys[1]]
+    assert list(Ordered([3, 1], extents.key)) == [keys[3], keys[1]]
 
 
 def test_scanning_takes_a_few_times_as_long_as_searching_one_octet(tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ from aimport.stores.dbox.index import Damaged, Table, numbers
 from aimport.stores.dbox.layout import Layout
 from aimport.stores.dbox.lists import Node, nodes
 from aimport.stores.dbox.messages import guid_128
-from aimport.stores.dbox.selection import DboxSelection, Extra, Sizes
+from aimport.stores.dbox.selection import DboxSelection, Extra
 from aimport.stores.dbox.storage import Scanned, Storage
 from aimport.stores.keys import UidKeys
+from aimport.stores.lazy import Measured
 
 logger = logging.getLogger(__name__)
 
@@ -255,7 +256,7 @@ class Account:
         return DboxSelection(
             mailbox=mailbox,
             keys=keys,
-            sizes=Sizes(len(keys), lambda: self._measure(directory, table, extras)),
+            sizes=Measured(len(keys), lambda: self._measure(directory, table, extras)),
             notes=tuple(notes),
             position=Position(uidvalidity=table.uidvalidity, uidnext=table.next_uid) if table.uidvalidity else None,
             rows=range(len(keys)),

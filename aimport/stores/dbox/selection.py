@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import overload
 
 from aimport.model import MessageKey, Selection
 from aimport.stores.dbox.index import Table
 from aimport.stores.dbox.storage import Scanned
-
-
-class Sizes(Sequence[int]):
-    """Sizes of the messages selected, found when the first is asked for: an import never asks."""
-
-    def __init__(self, count: int, measure: Callable[[], Sequence[int]]) -> None:
-        self._count = count
-        self._measure = measure
-        self._known: Sequence[int] | None = None
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[int]: ...
-    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
-        return self._all()[index]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._all())
-
-    def _all(self) -> Sequence[int]:
-        if self._known is None:
-            self._known = self._measure()
-        return self._known
+from aimport.stores.lazy import Measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +48,6 @@ class DboxSelection(Selection):
         return replace(
             self,
             keys=[self.keys[place] for place in places],
-            sizes=Sizes(len(places), lambda: [sizes[place] for place in places]),
+            sizes=Measured(len(places), lambda: [sizes[place] for place in places]),
             rows=[self.rows[place] for place in places],
         )

@@ -11,14 +11,12 @@ import re
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Final, TypeVar, overload
+from typing import Final
 
 from aimport.model import MessageKey
 from aimport.stores.maildir.names import key_of, split_name
-
-T_co = TypeVar("T_co", covariant=True)
 
 _ORDER: Final = re.compile(rb"(\d*)(?:\.M(\d+))?")
 _LISTED: Final = 1 << 62
@@ -129,26 +127,3 @@ def _parts(ranks: array[int]) -> Iterator[Sequence[int]]:
     for index, rank in enumerate(ranks):
         parts[bisect_right(borders, rank)].append(index)
     yield from parts
-
-
-class Ordered(Sequence[T_co]):
-    """Something of each message in order, made when it is asked for."""
-
-    def __init__(self, order: Sequence[int], make: Callable[[int], T_co]) -> None:
-        self._order = order
-        self._make = make
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    @overload
-    def __getitem__(self, index: int) -> T_co: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T_co]: ...
-    def __getitem__(self, index: int | slice) -> T_co | list[T_co]:
-        if isinstance(index, slice):
-            return [self._make(each) for each in self._order[index]]
-        return self._make(self._order[index])
-
-    def __iter__(self) -> Iterator[T_co]:
-        return map(self._make, self._order)

@@ -46,12 +46,9 @@ from aimport.query.terms import ALL, Term
 from aimport.selecting import pick
 from aimport.standing import Standing
 from aimport.stores import content, files, inflate
-from aimport.stores.dbox.disk import load_table
-from aimport.stores.dbox.index import Damaged
-from aimport.stores.dbox.lists import nodes
-from aimport.stores.dbox.selection import Sizes
+from aimport.stores.lazy import Measured, Ordered
 from aimport.stores.maildir import disk
-from aimport.stores.maildir.columns import Columns, Hint, Ordered
+from aimport.stores.maildir.columns import Columns, Hint
 from aimport.stores.maildir.names import (
     CONTENTS,
     Layout,
@@ -180,6 +177,10 @@ def _indexed(layout: Layout, root: int) -> Iterator[Mailbox]:
         SourceMissing: there are no names.
         OSError
     """
+    from aimport.stores.dbox.disk import load_table  # most Maildirs have no list index
+    from aimport.stores.dbox.index import Damaged
+    from aimport.stores.dbox.lists import nodes
+
     path = f"{layout.list_root}/{layout.list_index}"
     fd = os.open(layout.list_root, files.DIRECTORY)
     try:
@@ -394,7 +395,7 @@ def _sizes(
         finally:
             opened.close()
 
-    return measured(folder) if len(in_order) <= MANY else Sizes(len(in_order), measured_later)
+    return measured(folder) if len(in_order) <= MANY else Measured(len(in_order), measured_later)
 
 
 def _size(fd: int, name: str) -> int:

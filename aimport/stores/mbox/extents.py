@@ -1,11 +1,10 @@
-"""The messages of one mbox in a few octets each, and the sequences that a selection shows of them. Pure."""
+"""The messages of one mbox in a few octets each. Pure."""
 
 from __future__ import annotations
 
 from array import array
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from collections.abc import Iterable
 
 from aimport.model import MessageKey
 from aimport.stores.mbox.scan import Extent
@@ -41,49 +40,6 @@ class Extents:
 
     def size(self, index: int) -> int:
         return self.stops[index] - self.starts[index] - self.lines[index]
-
-
-class Keys(Sequence[MessageKey]):
-    """Keys of the messages at these indexes, made when they are asked for."""
-
-    def __init__(self, extents: Extents, indexes: Sequence[int]) -> None:
-        self._extents = extents
-        self._indexes = indexes
-
-    def __len__(self) -> int:
-        return len(self._indexes)
-
-    @overload
-    def __getitem__(self, index: int) -> MessageKey: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[MessageKey]: ...
-    def __getitem__(self, index: int | slice) -> MessageKey | list[MessageKey]:
-        if isinstance(index, slice):
-            return [self._extents.key(each) for each in self._indexes[index]]
-        return self._extents.key(self._indexes[index])
-
-    def __iter__(self) -> Iterator[MessageKey]:
-        return map(self._extents.key, self._indexes)
-
-
-class Sizes(Sequence[int]):
-    """Octets of these messages as they lie there."""
-
-    def __init__(self, extents: Extents, indexes: Sequence[int]) -> None:
-        self._extents = extents
-        self._indexes = indexes
-
-    def __len__(self) -> int:
-        return len(self._indexes)
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[int]: ...
-    def __getitem__(self, index: int | slice) -> int | list[int]:
-        if isinstance(index, slice):
-            return [self._extents.size(each) for each in self._indexes[index]]
-        return self._extents.size(self._indexes[index])
 
 
 def align(old: Extents, new: Extents) -> array[int]:

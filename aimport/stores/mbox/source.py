@@ -39,8 +39,9 @@ from aimport.names import INBOX, printable
 from aimport.query.facts import Fact, Facts
 from aimport.query.terms import ALL, Term
 from aimport.stores import content, files
+from aimport.stores.lazy import Ordered
 from aimport.stores.mbox import disk
-from aimport.stores.mbox.extents import Extents, Keys, Sizes, align
+from aimport.stores.mbox.extents import Extents, align
 from aimport.stores.mbox.headers import Dialect, labels_of, read_header, takeout_flags, takeout_mailbox, unquoted
 from aimport.stores.mbox.lines import date_of
 from aimport.stores.mbox.names import Layout, is_step, without_suffix
@@ -89,7 +90,7 @@ class MboxSelection(Selection):
     def only(self, places: Sequence[int]) -> MboxSelection:
         """The selected messages at these places."""
         indexes = array("Q", (self.indexes[place] for place in places))
-        keys, sizes = Keys(self.extents, indexes), Sizes(self.extents, indexes)
+        keys, sizes = Ordered(indexes, self.extents.key), Ordered(indexes, self.extents.size)
         return replace(self, keys=keys, sizes=sizes, indexes=indexes)
 
 
@@ -291,8 +292,8 @@ class MboxSourceSession:
         everything = range(len(extents))
         return MboxSelection(
             mailbox=mailbox,
-            keys=Keys(extents, everything),
-            sizes=Sizes(extents, everything),
+            keys=Ordered(everything, extents.key),
+            sizes=Ordered(everything, extents.size),
             steps=steps,
             extents=extents,
             indexes=everything,

@@ -43,7 +43,7 @@ from aimport.query.facts import Fact, Facts
 from aimport.query.terms import Term
 from aimport.standing import Inspecting, Standing
 from aimport.stores import Fsync, Stores
-from aimport.stores.dbox.selection import Sizes as SizesOfDbox
+from aimport.stores.lazy import Measured
 from aimport.stores.rights import wire
 
 _PR_SET_DUMPABLE: Final = 4
@@ -274,7 +274,7 @@ class _Session:
         child.selections[number] = selection
         self.own.append(number)
         keys, ends = await to_thread.run_sync(wire.packed, selection.keys)
-        sizes = None if isinstance(selection.sizes, SizesOfDbox) else array("Q", selection.sizes).tobytes()
+        sizes = None if isinstance(selection.sizes, Measured) else array("Q", selection.sizes).tobytes()
         return wire.Selected(number, keys, ends, sizes, selection.unlisted, selection.notes, selection.position)
 
     def _selection(self, number: int) -> Selection:

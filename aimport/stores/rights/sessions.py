@@ -12,11 +12,11 @@ import logging
 import pickle
 import socket
 from array import array
-from collections.abc import AsyncGenerator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, TypeVar, overload
+from typing import Final, TypeVar
 
 import anyio
 from anyio import from_thread, to_thread
@@ -44,6 +44,7 @@ from aimport.query.facts import Fact, Facts
 from aimport.query.terms import ALL, Term
 from aimport.standing import Standing
 from aimport.stores import Fsync
+from aimport.stores.lazy import Measured
 from aimport.stores.rights import wire
 from aimport.stores.rights.child import Opening
 from aimport.stores.rights.pool import Child, Pool
@@ -241,35 +242,6 @@ class RightsSelection(Selection):
     number: int
 
 
-class _Sizes(Sequence[int]):
-    """Sizes that files must be read for, asked for when the first is looked at: in a worker thread."""
-
-    def __init__(self, channel: _Channel, number: int, count: int) -> None:
-        self._channel = channel
-        self._number = number
-        self._count = count
-        self._known: Sequence[int] | None = None
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[int]: ...
-    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
-        return self._all()[index]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._all())
-
-    def _all(self) -> Sequence[int]:
-        if self._known is None:
-            numbers = from_thread.run(self._channel.ask, wire.Numbers, "sizes", self._number)
-            self._known = wire.numbers_of(numbers.octets, self._count)
-        return self._known
-
-
 class RightsSourceSession:
     """Reads one account in a child."""
 
@@ -294,7 +266,7 @@ class RightsSourceSession:
         return RightsSelection(
             mailbox=mailbox,
             keys=keys,
-            sizes=_Sizes(self._channel, selected.number, len(keys))
+            sizes=Measured(len(keys), partial(self._measured, selected.number, len(keys)))
             if selected.sizes is None
             else wire.numbers_of(selected.sizes, len(keys)),
             unlisted=selected.unlisted,
@@ -302,6 +274,10 @@ class RightsSourceSession:
             position=selected.position,
             number=selected.number,
         )
+
+    def _measured(self, number: int, count: int) -> Sequence[int]:
+        """In a worker thread."""
+        return wire.numbers_of(from_thread.run(self._channel.ask, wire.Numbers, "sizes", number).octets, count)
 
     async def messages(
         self, selection: Selection, *, skip: Container[str]
