@@ -239,7 +239,7 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
     """Runs the users that are not done, closes the journal, prints the report; returns the exit code."""
     from aimport.account import Run
     from aimport.growing import Growing
-    from aimport.runners import chunks, local
+    from aimport.runners import local
     from aimport.runners.joining import Joining
 
     sizes = biggest(call.journal, journal)
@@ -273,6 +273,8 @@ def drive(call: Call, plan: Plan, journal: Journal, engine: Engine | None, *, re
             joining = Joining(left, watch=plan.request.watch_list) if left.can_grow else None
             ending = await local.run_plan(left, run, progress=shown, joining=joining)
         else:
+            from aimport.runners import chunks
+
             listed = plan.selection.users
             users = 1 if plan.selection.single is not None or listed is None else listed.count
             ending = await chunks.run_chunks(
