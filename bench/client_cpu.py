@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(f"{corpus.messages} messages, {corpus.octets / 2**20:.0f} MiB, {len(corpus.accounts)} users", flush=True)
         with run_null_server(corpus.root) as server, tempfile.TemporaryDirectory(dir=place, prefix="runs-") as runs:
-            empty = [run_start(server, Path(runs) / f"start-{number}", words) for number in range(options.rounds)]
+            empty = [run_empty(server, Path(runs) / f"start-{number}", words).cpu_s for number in range(options.rounds)]
             print(f"start and end of a run with one empty account: {_shown(each * 1000 for each in empty)} ms of CPU")
             for lane in options.lanes:
                 rounds = [
@@ -70,20 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_start(
-    server: NullServer,
-    folder: Path,
-    words: Sequence[str] = (),
-    *,
-    lane: Lane = "imap-imap",
-    accounts: int = 1,
-    code: Path = servers.ROOT,
-    prefix: Sequence[str] = (),
-) -> float:
-    """CPU seconds of a run that finds nothing to copy: what every run costs, however much it copies."""
-    return run_empty(server, folder, words, lane=lane, accounts=accounts, code=code, prefix=prefix).cpu_s
-
-
 def run_empty(
     server: NullServer,
     folder: Path,
@@ -94,7 +80,7 @@ def run_empty(
     code: Path = servers.ROOT,
     prefix: Sequence[str] = (),
 ) -> Measured:
-    """The run of `run_start`."""
+    """A run that finds nothing to copy: what every run costs, however much it copies."""
     names = tuple(f"nobody-{number}" for number in range(accounts))
     for name in names:
         for part in ("cur", "new", "tmp"):

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from bench.client_cpu import LANES, Lane, run_lane, run_start
+from bench.client_cpu import LANES, Lane, run_empty, run_lane
 from bench.corpus import Corpus, write_corpus
 from bench.null_server import NullServer, run_null_server
 from bench.results import spread
@@ -159,7 +159,7 @@ class Bench:
         """What a run without mail needs, in `unit`."""
         file = self.place / f"{name}.count"
         prefix = (*self.counting, str(file), "--") if self.counting else ()
-        cpu_s = run_start(self.server, self.place / name, of.words, code=of.code, prefix=prefix)
+        cpu_s = run_empty(self.server, self.place / name, of.words, code=of.code, prefix=prefix).cpu_s
         return self._needed(cpu_s, file)
 
     def run(self, lane: Lane, of: Side, name: str) -> float:
